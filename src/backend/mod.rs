@@ -1,0 +1,17 @@
+//! The hosts. Each is behind an additive feature, so that they coexist in one build.
+//!
+//! | feature | module | what it is |
+//! |---|---|---|
+//! | `std` | `std` | threads, mutexes and condition variables of the standard library |
+//! | `loom` | `loom` | the model checker: every access is an explored step |
+
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "a backend is where the host's own types are named"
+)]
+
+#[cfg(feature = "loom")]
+pub mod loom;
+#[cfg(feature = "std")]
+pub mod std;

@@ -1,0 +1,44 @@
+//! The host made of the standard library: [`Std`].
+
+mod atomic;
+mod sync;
+mod workers;
+
+pub use atomic::StdUsize;
+pub use sync::{StdCell, StdLock, StdWait};
+pub use workers::Workers;
+
+use crate::platform::Platform;
+use crate::refcount::Ref;
+use crate::work::{SoftQueue, SoftWork};
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+/// Threads, mutexes and condition variables of the standard library; its global allocator; the software queue.
+#[derive(Debug)]
+pub enum Std {}
+
+// SAFETY: the fence is the language's own full fence; the allocator is the global one.
+unsafe impl Platform for Std {
+    type Usize = StdUsize;
+    type Cell<T> = StdCell<T>;
+    type Spin = StdLock;
+    type Mutex = StdLock;
+    type Wait = StdWait;
+    type Work = SoftWork<Self>;
+    type Queue = Ref<SoftQueue<Self>, Self>;
+
+    fn fence() {
+        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+    }
+
+    fn alloc(layout: Layout) -> Option<NonNull<u8>> {
+        // SAFETY: zero-sized layouts are never passed (`Platform::alloc`).
+        NonNull::new(unsafe { ::std::alloc::alloc(layout) })
+    }
+
+    unsafe fn dealloc(ptr: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { ::std::alloc::dealloc(ptr.as_ptr(), layout) }
+    }
+}

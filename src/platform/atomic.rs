@@ -1,0 +1,60 @@
+//! The atomic word that the core asks of its host.
+//!
+//! The orderings are three small enums rather than one, so that an invalid pair (a load that releases) cannot be written
+//! and no backend needs a panicking arm. There is no sequentially consistent access: where the protocol needs one it
+//! uses [`Platform::fence`](super::Platform::fence), which every host and every checker agrees upon.
+
+/// The ordering of a load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// No ordering.
+    Relaxed,
+    /// Later accesses stay after it; pairs with a releasing store or read-modify-write.
+    Acquire,
+}
+
+/// The ordering of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// No ordering.
+    Relaxed,
+    /// Earlier accesses stay before it; pairs with an acquiring load or read-modify-write.
+    Release,
+}
+
+/// The ordering of a read-modify-write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rmw {
+    /// No ordering.
+    Relaxed,
+    /// The read acquires.
+    Acquire,
+    /// The write releases.
+    Release,
+    /// Both.
+    AcqRel,
+}
+
+/// An atomic word. All arithmetic wraps.
+///
+/// # Safety
+/// The operations are atomic and provide the orderings asked for, as in the C11 memory model or stronger.
+pub unsafe trait AtomicUsize: Send + Sync {
+    /// A word that holds `v`.
+    fn new(v: usize) -> Self;
+    /// Reads the word.
+    fn load(&self, o: Load) -> usize;
+    /// Writes the word.
+    fn store(&self, v: usize, o: Store);
+    /// Writes the word and returns what it held.
+    fn swap(&self, v: usize, o: Rmw) -> usize;
+    /// Adds, wrapping, and returns what it held.
+    fn fetch_add(&self, v: usize, o: Rmw) -> usize;
+    /// Subtracts, wrapping, and returns what it held.
+    fn fetch_sub(&self, v: usize, o: Rmw) -> usize;
+    /// Writes `new` if the word holds `old`.
+    ///
+    /// # Errors
+    /// What the word held, if it was not `old`. May also fail without a reason; call it in a loop.
+    fn compare_exchange(&self, old: usize, new: usize, ok: Rmw, no: Load) -> Result<usize, usize>;
+}

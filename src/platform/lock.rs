@@ -1,0 +1,146 @@
+//! Locks: a raw one from the host, and around it the core's own `Lock<T>` with the data in a tracked cell.
+
+use super::{Cell, Platform};
+use core::fmt;
+use core::marker::PhantomData;
+
+/// A class of locks, for hosts that check the order in which locks are taken (lockdep wants one key per class).
+///
+/// A thread takes locks in ascending `rank` only. Two locks of one class are never held together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockClass {
+    /// The name for reports.
+    pub name: &'static str,
+    /// The place in the order; see the [lock order](crate::docs::protocol#lock-order).
+    pub rank: u8,
+}
+
+impl LockClass {
+    /// A client's handle table. The host's address-space lock stands above it only for `create`.
+    pub const HANDLES: Self = Self { name: "userptr_handles", rank: 10 };
+    /// The registry of address spaces.
+    pub const REGISTRY: Self = Self { name: "userptr_registry", rank: 20 };
+    /// The notifier's spinlock, which guards every object's state. From here on nothing is allocated.
+    pub const NOTIFIER: Self = Self { name: "userptr_notifier", rank: 30 };
+    /// The inside of a software work queue.
+    pub const QUEUE: Self = Self { name: "userptr_queue", rank: 40 };
+}
+
+/// A lock without data, in place.
+///
+/// # Safety
+/// Between `acquire` and `release` no other `acquire` of the same lock returns, and what was written before a
+/// `release` is visible after the next `acquire`.
+pub unsafe trait RawLock: Sized {
+    /// An inert lock, movable, not yet usable.
+    fn blank(class: LockClass) -> Self;
+    /// Makes it usable.
+    ///
+    /// # Safety
+    /// Called once, at the final address, before the first `acquire`.
+    unsafe fn settle(&self) {}
+    /// Takes the lock. Not named `lock`, which a checker's own type may shadow.
+    ///
+    /// # Safety
+    /// The lock is settled and this thread does not hold it.
+    unsafe fn acquire(&self);
+    /// Gives the lock back.
+    ///
+    /// # Safety
+    /// This thread holds it.
+    unsafe fn release(&self);
+}
+
+/// Data behind a raw lock of the host.
+///
+/// # Invariants
+/// `data` is touched only between `acquire` and `release` of `raw`, or through `&mut self`.
+pub struct Lock<R, P: Platform, T> {
+    raw: R,
+    data: P::Cell<T>,
+    _marker: PhantomData<T>,
+}
+
+/// A lock whose sections never sleep, allocate or call out.
+pub type SpinLock<P, T> = Lock<<P as Platform>::Spin, P, T>;
+/// A lock whose holder may sleep. The core holds one only around a few plain instructions.
+pub type Mutex<P, T> = Lock<<P as Platform>::Mutex, P, T>;
+
+// SAFETY: by the type's invariant the data is reached by one thread at a time, so `T: Send` is enough for both.
+unsafe impl<R: RawLock, P: Platform, T: Send> Send for Lock<R, P, T> {}
+// SAFETY: as above.
+unsafe impl<R: RawLock, P: Platform, T: Send> Sync for Lock<R, P, T> {}
+
+impl<R: RawLock, P: Platform, T> Lock<R, P, T> {
+    /// An inert lock around `data`; call [`settle`](Self::settle) before use.
+    pub fn blank(class: LockClass, data: T) -> Self {
+        Self { raw: R::blank(class), data: <P::Cell<T> as Cell<T>>::new(data), _marker: PhantomData }
+    }
+
+    /// Makes the lock usable.
+    ///
+    /// # Safety
+    /// Called once, at the final address, before any other call.
+    pub unsafe fn settle(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.raw.settle() }
+    }
+
+    /// Runs `f` with the lock held.
+    ///
+    /// # Safety
+    /// The lock is settled and this thread does not hold it. For a spinlock, `f` neither sleeps, allocates nor calls out.
+    pub unsafe fn with<U>(&self, f: impl FnOnce(&mut T) -> U) -> U {
+        // SAFETY: the caller's promise.
+        let guard = unsafe { self.hold() };
+        // SAFETY: the lock is held, so by the type's invariant nobody else reaches the data.
+        let out = guard.lock.data.with_mut(|data| f(unsafe { &mut *data }));
+        drop(guard);
+        out
+    }
+
+    /// Takes the lock until the guard is dropped. Forgetting the guard leaves the lock taken for ever, nothing worse.
+    ///
+    /// # Safety
+    /// As for [`with`](Self::with).
+    pub unsafe fn hold(&self) -> MutexGuard<'_, R, P, T> {
+        // SAFETY: the caller's promise.
+        unsafe { self.raw.acquire() };
+        MutexGuard { lock: self, _not_send: PhantomData }
+    }
+}
+
+impl<R, P: Platform, T> fmt::Debug for Lock<R, P, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lock")
+    }
+}
+
+/// A held lock. Dropping it gives the lock back.
+#[must_use = "dropping the guard at once gives the lock back; bind it to a name"]
+pub struct MutexGuard<'a, R: RawLock, P: Platform, T> {
+    lock: &'a Lock<R, P, T>,
+    /// A lock is given back by the thread that took it.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl<R: RawLock, P: Platform, T> MutexGuard<'_, R, P, T> {
+    /// Runs `f` on the data.
+    pub fn with<U>(&mut self, f: impl FnOnce(&mut T) -> U) -> U {
+        // SAFETY: the guard holds the lock and is borrowed exclusively, so nobody else reaches the data.
+        self.lock.data.with_mut(|data| f(unsafe { &mut *data }))
+    }
+}
+
+impl<R: RawLock, P: Platform, T> Drop for MutexGuard<'_, R, P, T> {
+    fn drop(&mut self) {
+        // SAFETY: the guard was made by `hold`, on this thread, and the lock was not given back since.
+        unsafe { self.lock.raw.release() }
+    }
+}
+
+impl<R: RawLock, P: Platform, T> fmt::Debug for MutexGuard<'_, R, P, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MutexGuard")
+    }
+}

@@ -1,0 +1,71 @@
+//! What the core asks of its host: one bundle of raw, non-generic primitives.
+//!
+//! The core owns the lock types, the references and the protocol; a host supplies the parts below and nothing else.
+//! `std`, `loom`, a simulated machine and a kernel are four implementations of [`Platform`]; the core names none of them.
+//!
+//! # Two steps
+//! Nothing here needs a `const` constructor, and nothing is initialised where it does not lie:
+//! `blank` is inert, movable and cannot fail; the allocation around it may fail; `settle` runs exactly once, at the
+//! final address, and cannot fail. A kernel's `spin_lock_init`, `INIT_WORK` and `init_waitqueue_head` belong in `settle`.
+
+pub mod atomic;
+pub mod cell;
+pub mod lock;
+pub mod wait;
+pub mod work;
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+pub use atomic::{AtomicUsize, Load, Rmw, Store};
+pub use cell::Cell;
+pub use lock::{Lock, LockClass, Mutex, MutexGuard, RawLock, SpinLock};
+pub use wait::{RawWait, WaitQueue};
+pub use work::{RawQueue, RawWork};
+
+/// The host of the core: its atomics, cells, locks, waits, work queues and allocator.
+///
+/// # Safety
+/// Implementations promise, beyond what each member trait says, that [`fence`](Platform::fence) is a full
+/// (sequentially consistent) fence, and that [`alloc`](Platform::alloc) returns memory valid for the layout until the
+/// matching [`dealloc`](Platform::dealloc).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a host of the core",
+    label = "implement `Platform` for it, or use a backend: `backend::std::Std`, `backend::loom::Loom`"
+)]
+pub unsafe trait Platform: Sized + Send + Sync + 'static {
+    /// An atomic word.
+    type Usize: AtomicUsize;
+    /// Plain data shared under a protocol of the core. Tracked by hosts that check, so that they see every access.
+    type Cell<T>: Cell<T>;
+    /// A lock whose holder never sleeps.
+    type Spin: RawLock;
+    /// A lock whose holder may sleep.
+    type Mutex: RawLock;
+    /// A queue of waiting threads.
+    type Wait: RawWait;
+    /// A work item, in place inside the object that it works on.
+    type Work: RawWork;
+    /// A handle to a work queue: the software queue of this crate, or the host's own.
+    type Queue: RawQueue<Self::Work>;
+
+    /// How many open invalidation windows are recorded one by one; more are kept as a count and a hull.
+    /// At most [`MAX_WINDOWS`]. A model checker wants a small number, a host wants the default.
+    const WINDOWS: usize = MAX_WINDOWS;
+
+    /// A full fence: every access before it is ordered before every access after it, stores before loads included.
+    fn fence();
+
+    /// Allocates, or says that it cannot. Never called under a lock that invalidation takes.
+    /// Zero-sized layouts are never passed.
+    fn alloc(layout: Layout) -> Option<NonNull<u8>>;
+
+    /// Frees what [`alloc`](Platform::alloc) returned. Cannot fail, must not allocate, and may be called in an invalidation.
+    ///
+    /// # Safety
+    /// `ptr` came from `alloc` with the same layout and is not used again.
+    unsafe fn dealloc(ptr: NonNull<u8>, layout: Layout);
+}
+
+/// The largest [`Platform::WINDOWS`].
+pub const MAX_WINDOWS: usize = 8;

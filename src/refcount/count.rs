@@ -1,0 +1,154 @@
+//! The count alone.
+
+use crate::platform::{AtomicUsize, Load, Lock, MutexGuard, Platform, RawLock, Rmw, Store};
+use core::fmt;
+
+/// A reference count that saturates: it never wraps and a saturated count never reaches zero (rule, scenario 67).
+///
+/// Orderings: `get` provides none; `get_unless_zero` provides none beyond the lock it is called under; a `put` releases,
+/// and the put that reaches zero also acquires, so that everything done with any reference happens before the release of
+/// the object.
+///
+/// Source: `kref_init`, `kref_get`, `kref_get_unless_zero`, `kref_put`, `kref_put_mutex`.
+///
+/// ```
+/// use userptr::{Refcount, backend::std::Std};
+/// let count = Refcount::<Std>::new();
+/// assert!(count.get_unless_zero());
+/// assert!(!count.put());
+/// assert!(count.put(), "the last put says so");
+/// assert!(!count.get_unless_zero(), "zero is the end");
+/// ```
+pub struct Refcount<P: Platform> {
+    count: P::Usize,
+}
+
+/// From here on a count is saturated. Half the range stands between it and a wrap, more than there can be threads
+/// between a `get` and its repair.
+const SATURATED: usize = usize::MAX / 2;
+/// What a saturated count is set to: as far from both ends as can be.
+const PARKED: usize = SATURATED + SATURATED / 2;
+
+impl<P: Platform> Refcount<P> {
+    /// A count of one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_count(1)
+    }
+
+    /// A count that starts at `n`, for tests of the far end. A count above half the range is saturated.
+    #[must_use]
+    pub fn with_count(n: usize) -> Self {
+        Self { count: P::Usize::new(n) }
+    }
+
+    /// The count at this moment. It may be different at once.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count.load(Load::Relaxed)
+    }
+
+    /// Whether the count has given up counting.
+    #[must_use]
+    pub fn is_saturated(&self) -> bool {
+        self.count() >= SATURATED
+    }
+
+    /// One more. The caller holds a reference already. Ordering: none; the reference that the caller holds orders it.
+    pub fn get(&self) {
+        let old = self.count.fetch_add(1, Rmw::Relaxed);
+        if old == 0 || old >= SATURATED {
+            // A get from zero is a use after free in the making: as in the kernel, leak rather than free twice.
+            self.park();
+        }
+    }
+
+    /// One more, unless the count is zero. Ordering: none; the lock that the weak edge is read under orders it.
+    #[must_use = "`false` means that the object is dying: do not touch it"]
+    pub fn get_unless_zero(&self) -> bool {
+        let mut old = self.count.load(Load::Relaxed);
+        loop {
+            if old == 0 {
+                return false;
+            }
+            if old >= SATURATED {
+                return true;
+            }
+            match self.count.compare_exchange(old, old.wrapping_add(1), Rmw::Relaxed, Load::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// One less. `true`: that was the last, and everything done under the others is visible.
+    #[must_use = "`true` means that the caller releases the object"]
+    pub fn put(&self) -> bool {
+        // ORDERING: releases what this holder did; pairs with the acquire of whoever reaches zero, below.
+        let old = self.count.fetch_sub(1, Rmw::Release);
+        if old == 1 {
+            // ORDERING: reads zero, the end of the release sequence that every put before it belongs to, so all of
+            // them happen before what follows. A load rather than a fence: every checker understands it.
+            let zero = self.count.load(Load::Acquire);
+            debug_assert!(zero == 0);
+            return true;
+        }
+        if old == 0 || old >= SATURATED {
+            self.park();
+        }
+        false
+    }
+
+    /// One less; if that would be the last, takes `lock` first, so that a look-up under the lock never meets a zero count.
+    /// Returns the held lock if it was the last.
+    ///
+    /// Source: `kref_put_mutex`. The other order, decrement then lock, lets a look-up revive what is being freed (rule, scenario 46).
+    ///
+    /// # Safety
+    /// The lock is settled, and this thread does not hold it.
+    #[must_use = "a guard means that the caller unlinks the object, drops the guard, and releases the object"]
+    pub unsafe fn put_and_lock<'l, R: RawLock, U>(
+        &self,
+        lock: &'l Lock<R, P, U>,
+    ) -> Option<MutexGuard<'l, R, P, U>> {
+        let mut old = self.count.load(Load::Relaxed);
+        while old != 1 {
+            if old == 0 || old >= SATURATED {
+                self.park();
+                return None;
+            }
+            // ORDERING: as in `put`: releases to whoever reaches zero.
+            match self.count.compare_exchange(old, old.wrapping_sub(1), Rmw::Release, Load::Relaxed) {
+                Ok(_) => return None,
+                Err(now) => old = now,
+            }
+        }
+        // SAFETY: the caller's promise.
+        let guard = unsafe { lock.hold() };
+        if self.put() { Some(guard) } else { None }
+    }
+
+    /// Brings a count of zero back to one. For the one owner of a dying object that has to live on: a quarantined object,
+    /// a record whose release is a work item.
+    pub(crate) fn revive(&self) {
+        // Relaxed: the caller is alone with the object (nobody upgrades a count of zero), and hands it on by a lock
+        // or a queue, which order it.
+        self.count.store(1, Store::Relaxed);
+    }
+
+    fn park(&self) {
+        self.count.store(PARKED, Store::Relaxed);
+    }
+}
+
+impl<P: Platform> Default for Refcount<P> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<P: Platform> fmt::Debug for Refcount<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Refcount({})", self.count())
+    }
+}

@@ -1,0 +1,18 @@
+//! Reference counts and counted references: `kref` and `refcount_t`.
+//!
+//! ```text
+//!            get (relaxed)                      last put: release, then acquire
+//!   count n ────────────────▶ n + 1    count 1 ───────────────────────────────▶ count 0
+//!            get_unless_zero                                                      │
+//!   count 0 ────────────────▶ refused                                             ▼
+//!                                                            last_put(&self): unlink, stop, release
+//!   count ≥ MAX/2: saturated for ever,                                            │
+//!   never freed                                              Free ◀───────────────┴─────────▶ Keep
+//!                                                            drop, give the memory back       somebody revived it
+//! ```
+
+mod count;
+mod reference;
+
+pub use count::Refcount;
+pub use reference::{Fate, Last, Object, Ref};

@@ -1,0 +1,273 @@
+//! Counted references to objects that lie in place.
+
+use super::Refcount;
+use crate::error::Error;
+use crate::platform::{Cell, Lock, MutexGuard, Platform, RawLock};
+use core::alloc::Layout;
+use core::fmt;
+use core::marker::PhantomData;
+use core::mem::{ManuallyDrop, align_of_val, size_of_val};
+use core::ops::Deref;
+use core::ptr::NonNull;
+
+/// What becomes of an object after its last put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is dropped and its memory given back.
+    Free,
+    /// Somebody took it over: its count was brought back to one and that reference is owned elsewhere.
+    Keep,
+}
+
+/// An object that is shared by counted references.
+///
+/// # Safety
+/// `settle` settles every lock, wait and work item inside the object. After `last_put` returned [`Fate::Free`] nothing
+/// points to the object any more. It returns [`Fate::Keep`] only if the count was revived.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be shared by `Ref` on the host `{P}`",
+    note = "implement `Object<P>`: `settle` its locks and work items, unlink it in `last_put`"
+)]
+pub unsafe trait Object<P: Platform>: Send + Sync + 'static {
+    /// Settles what lies in place. Cannot fail.
+    ///
+    /// # Safety
+    /// Called once, at the final address, before the object is shared.
+    unsafe fn settle(&self) {}
+
+    /// Called by the last put, through a shared reference: the place to unlink the object from whatever still finds it.
+    /// Not `Drop`: an exclusive reference to a linked object is undefined behaviour.
+    fn last_put(&self) -> Fate {
+        Fate::Free
+    }
+}
+
+/// The allocation behind a [`Ref`]. `value` lies last, so that a pointer to it unsizes.
+pub(crate) struct Inner<T: ?Sized, P: Platform> {
+    count: Refcount<P>,
+    /// Read by every access through a `Ref`, written before the memory goes: a checking host sees a use after free.
+    alive: P::Cell<()>,
+    value: T,
+}
+
+impl<T: ?Sized + Object<P>, P: Platform> Inner<T, P> {
+    pub(crate) fn count(&self) -> &Refcount<P> {
+        &self.count
+    }
+}
+
+/// A counted reference, as `Arc` but with the allocator, the atomics and the release of the platform.
+///
+/// # Invariants
+/// * A `Ref` owns one count of a live, settled object.
+/// * It never gives `&mut T` and never moves the value: the address is stable.
+///
+/// Ordering: cloning provides none; dropping releases, and the last drop acquires (see [`Refcount`]).
+///
+/// ```
+/// use userptr::{Object, Ref, backend::std::Std};
+/// struct Frame(u32);
+/// // SAFETY: there is nothing to settle and nothing points to a `Frame`.
+/// unsafe impl Object<Std> for Frame {}
+///
+/// let a = Ref::<Frame, Std>::try_new(Frame(7)).map_err(|(_, e)| e)?;
+/// let b = a.clone();
+/// drop(a);
+/// assert_eq!(b.0, 7);
+/// # Ok::<(), userptr::Error>(())
+/// ```
+pub struct Ref<T: ?Sized + Object<P>, P: Platform> {
+    ptr: NonNull<Inner<T, P>>,
+    _owns: PhantomData<Inner<T, P>>,
+}
+
+// SAFETY: `Object` asks for `Send + Sync`, and the count and the probe are made to be shared.
+unsafe impl<T: ?Sized + Object<P>, P: Platform> Send for Ref<T, P> {}
+// SAFETY: as above.
+unsafe impl<T: ?Sized + Object<P>, P: Platform> Sync for Ref<T, P> {}
+
+impl<T: Object<P>, P: Platform> Ref<T, P> {
+    /// Allocates and settles an object with a count of one.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`], with the value, if the platform has no memory.
+    pub fn try_new(value: T) -> Result<Self, (T, Error)> {
+        let Some(raw) = P::alloc(Layout::new::<Inner<T, P>>()) else { return Err((value, Error::NoMemory)) };
+        let ptr = raw.cast::<Inner<T, P>>();
+        let inner = Inner { count: Refcount::new(), alive: <P::Cell<()> as Cell<()>>::new(()), value };
+        // SAFETY: `raw` is fresh, of the right layout, and nobody else knows it.
+        unsafe { ptr.write(inner) };
+        // SAFETY: the value lies at its final address, is not shared yet, and was not settled before.
+        unsafe { ptr.as_ref().value.settle() };
+        Ok(Self { ptr, _owns: PhantomData })
+    }
+
+    /// The pointer to the value; the reference is not dropped. Pair with [`from_raw`](Self::from_raw).
+    #[must_use = "the count that the reference owned goes with the pointer"]
+    pub fn into_raw(this: Self) -> *const T {
+        let this = ManuallyDrop::new(this);
+        Self::as_ptr(&this)
+    }
+
+    /// The pointer to the value, with provenance over the whole allocation.
+    #[must_use]
+    pub fn as_ptr(this: &Self) -> *const T {
+        // SAFETY: the object is live; only an address is taken.
+        unsafe { &raw const (*this.ptr.as_ptr()).value }
+    }
+
+    /// The reference again.
+    ///
+    /// # Safety
+    /// `value` came from [`into_raw`](Self::into_raw) or [`as_ptr`](Self::as_ptr), and the count that goes with it is owned by the caller.
+    #[must_use]
+    pub unsafe fn from_raw(value: *const T) -> Self {
+        let offset = core::mem::offset_of!(Inner<T, P>, value);
+        // SAFETY: `value` is the field of a live `Inner`, with provenance over all of it.
+        let ptr = unsafe { NonNull::new_unchecked(value.byte_sub(offset).cast::<Inner<T, P>>().cast_mut()) };
+        Self { ptr, _owns: PhantomData }
+    }
+}
+
+impl<T: ?Sized + Object<P>, P: Platform> Ref<T, P> {
+    /// Adopts a count that somebody left at `ptr`.
+    ///
+    /// # Safety
+    /// The object is live and the caller owns one count of it.
+    pub(crate) unsafe fn adopt(ptr: NonNull<Inner<T, P>>) -> Self {
+        Self { ptr, _owns: PhantomData }
+    }
+
+    /// The pointer to the allocation; the reference goes on owning its count.
+    pub(crate) fn inner(this: &Self) -> NonNull<Inner<T, P>> {
+        this.ptr
+    }
+
+    /// The pointer to the allocation, which owns the count from now on.
+    pub(crate) fn leak(this: Self) -> NonNull<Inner<T, P>> {
+        ManuallyDrop::new(this).ptr
+    }
+
+    /// Whether the two refer to the same object.
+    #[must_use]
+    pub fn ptr_eq(a: &Self, b: &Self) -> bool {
+        core::ptr::addr_eq(a.ptr.as_ptr(), b.ptr.as_ptr())
+    }
+
+    /// The number of references at this moment. It may be different at once.
+    #[must_use]
+    pub fn count(this: &Self) -> usize {
+        this.header().count.count()
+    }
+
+    /// Gives the reference back; if it is the last, takes `lock` first. See [`Refcount::put_and_lock`].
+    ///
+    /// Returns the object, now without references, and the held lock: unlink it, drop the guard, then drop the [`Last`].
+    ///
+    /// # Safety
+    /// The lock is settled, and this thread does not hold it.
+    pub unsafe fn put_and_lock<'l, R: RawLock, U>(
+        this: Self,
+        lock: &'l Lock<R, P, U>,
+    ) -> Option<(Last<T, P>, MutexGuard<'l, R, P, U>)> {
+        let this = ManuallyDrop::new(this);
+        // SAFETY: the caller's promise about the lock. The count that `this` owned is given back here.
+        let guard = unsafe { this.header().count.put_and_lock(lock) }?;
+        Some((Last { ptr: this.ptr, _owns: PhantomData }, guard))
+    }
+
+    fn header(&self) -> &Inner<T, P> {
+        // SAFETY: a `Ref` owns a count, so the object is live; nobody makes an exclusive reference to it.
+        unsafe { self.ptr.as_ref() }
+    }
+}
+
+impl<T: ?Sized + Object<P>, P: Platform> Clone for Ref<T, P> {
+    fn clone(&self) -> Self {
+        self.header().count.get();
+        Self { ptr: self.ptr, _owns: PhantomData }
+    }
+}
+
+impl<T: ?Sized + Object<P>, P: Platform> Deref for Ref<T, P> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        let inner = self.header();
+        inner.alive.with(|_| ());
+        &inner.value
+    }
+}
+
+impl<T: ?Sized + Object<P>, P: Platform> Drop for Ref<T, P> {
+    fn drop(&mut self) {
+        if self.header().count.put() {
+            drop(Last { ptr: self.ptr, _owns: PhantomData });
+        }
+    }
+}
+
+impl<T: ?Sized + Object<P> + fmt::Debug, P: Platform> fmt::Debug for Ref<T, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
+/// An object whose last reference is gone, owned by the one who gave it back. Dropping it releases the object.
+///
+/// # Invariants
+/// The count is zero, the object is live, and this is its only owner (weak edges refuse to upgrade).
+#[must_use = "dropping it releases the object; do so outside every lock"]
+pub struct Last<T: ?Sized + Object<P>, P: Platform> {
+    ptr: NonNull<Inner<T, P>>,
+    _owns: PhantomData<Inner<T, P>>,
+}
+
+// SAFETY: it owns the object alone, and `Object` asks for `Send + Sync`.
+unsafe impl<T: ?Sized + Object<P>, P: Platform> Send for Last<T, P> {}
+
+impl<T: ?Sized + Object<P>, P: Platform> Last<T, P> {
+    /// Brings the object back with a count of one. Only for an object that nothing finds any more: a release that has
+    /// to run as a work item uses this to hand the object over.
+    pub fn revive(self) -> Ref<T, P> {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: the object is live by the invariant.
+        unsafe { this.ptr.as_ref() }.count.revive();
+        Ref { ptr: this.ptr, _owns: PhantomData }
+    }
+}
+
+impl<T: ?Sized + Object<P>, P: Platform> Deref for Last<T, P> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        // SAFETY: the object is live and solely owned by the invariant.
+        unsafe { &self.ptr.as_ref().value }
+    }
+}
+
+impl<T: ?Sized + Object<P>, P: Platform> Drop for Last<T, P> {
+    fn drop(&mut self) {
+        if self.last_put() == Fate::Keep {
+            return;
+        }
+        // SAFETY: live until the end of this function.
+        let layout = unsafe {
+            let inner = self.ptr.as_ref();
+            // A checking host reports any access through a `Ref` that is not ordered before this one.
+            inner.alive.with_mut(|_| ());
+            // CANNOT FAIL: it is the layout of a live value.
+            Layout::from_size_align_unchecked(size_of_val(inner), align_of_val(inner))
+        };
+        // SAFETY: the count is zero and nothing points here (`Object::last_put`), so this is the only access. The memory
+        // came from `P::alloc` with this layout.
+        unsafe {
+            self.ptr.drop_in_place();
+            P::dealloc(self.ptr.cast(), layout);
+        }
+    }
+}
+
+impl<T: ?Sized + Object<P>, P: Platform> fmt::Debug for Last<T, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Last")
+    }
+}

@@ -1,0 +1,14 @@
+//! Work items that carry the type they work on, over the raw items and queues of the host; and a software queue for
+//! hosts that have none.
+//!
+//! ```text
+//!            enqueue (takes a Ref)            worker: clear PENDING, then run
+//!   idle ───────────────────────▶ pending ─────────────────────────────────▶ running ──▶ idle
+//!            enqueue again: refused, the Ref comes back       enqueue: pending again, runs once more after
+//! ```
+
+mod item;
+mod soft;
+
+pub use item::{HasWork, Work, cancel, enqueue, flush_item, is_pending};
+pub use soft::{SoftQueue, SoftWork};

@@ -1,0 +1,419 @@
+//! A work queue in software, generic over the platform: an intrusive list, any number of workers, no allocation to enqueue.
+
+use crate::platform::{
+    AtomicUsize, Cell, Load, LockClass, Platform, RawQueue, RawWork, Rmw, SpinLock, WaitQueue,
+};
+use crate::refcount::{Fate, Object, Ref};
+use core::fmt;
+use core::ptr;
+
+/// A work item of a [`SoftQueue`].
+///
+/// # Invariants
+/// * `pending` is 1 from a successful enqueue until just before the function runs, or until it is cancelled.
+/// * `link` is touched only under the lock of the queue that the item is, or is about to be, on.
+pub struct SoftWork<P: Platform> {
+    run: unsafe fn(*const Self),
+    pending: P::Usize,
+    link: P::Cell<Link<P>>,
+}
+
+struct Link<P: Platform> {
+    prev: *const SoftWork<P>,
+    next: *const SoftWork<P>,
+    /// The turn in which the item was queued.
+    turn: u64,
+    queued: bool,
+}
+
+// SAFETY: the list links are touched under the queue's lock only (invariant above).
+unsafe impl<P: Platform> Send for SoftWork<P> {}
+// SAFETY: as above.
+unsafe impl<P: Platform> Sync for SoftWork<P> {}
+
+// SAFETY: `SoftQueue` calls `run` once per successful enqueue.
+unsafe impl<P: Platform> RawWork for SoftWork<P> {
+    fn blank(run: unsafe fn(*const Self)) -> Self {
+        let link = Link { prev: ptr::null(), next: ptr::null(), turn: 0, queued: false };
+        Self { run, pending: P::Usize::new(0), link: <P::Cell<_> as Cell<_>>::new(link) }
+    }
+}
+
+impl<P: Platform> SoftWork<P> {
+    fn is_pending(&self) -> bool {
+        // ORDERING: pairs with the swap that clears it, so that a `false` shows that the run has begun.
+        self.pending.load(Load::Acquire) != 0
+    }
+
+    /// # Safety
+    /// The queue's lock is held.
+    unsafe fn link<R>(&self, f: impl FnOnce(&mut Link<P>) -> R) -> R {
+        // SAFETY: the lock is held, so nobody else reaches the link (invariant of the type).
+        self.link.with_mut(|l| f(unsafe { &mut *l }))
+    }
+}
+
+impl<P: Platform> fmt::Debug for SoftWork<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SoftWork(pending: {})", self.is_pending())
+    }
+}
+
+/// What a worker is running. Lives on the worker's stack, because the item may be freed by its own function.
+struct Mark<P: Platform> {
+    /// Compared, never followed.
+    item: *const SoftWork<P>,
+    turn: u64,
+    next: P::Cell<*const Mark<P>>,
+}
+
+/// # Invariants
+/// * The list is in ascending order of `turn`.
+/// * An item in the list is alive; a mark is alive until its worker unlinks it.
+struct State<P: Platform> {
+    head: *const SoftWork<P>,
+    tail: *const SoftWork<P>,
+    running: *const Mark<P>,
+    /// The last turn given out.
+    turn: u64,
+    shut: bool,
+}
+
+// SAFETY: the pointers are followed under the lock around the state only, while what they point to is alive (invariants).
+unsafe impl<P: Platform> Send for State<P> {}
+
+/// A software work queue. Share it as a [`Ref`], which is the handle that implements [`RawQueue`]; have one or more threads call
+/// [`work`](Self::work).
+///
+/// Source: `struct workqueue_struct`, `alloc_workqueue`, `flush_workqueue`, `destroy_workqueue`.
+pub struct SoftQueue<P: Platform> {
+    state: SpinLock<P, State<P>>,
+    /// Workers wait here for something to run.
+    idle: WaitQueue<P::Wait>,
+    /// Flushers wait here for something to end.
+    done: WaitQueue<P::Wait>,
+}
+
+// SAFETY: `settle` settles the lock and both waits. Workers and flushers borrow the queue through references that they hold.
+unsafe impl<P: Platform> Object<P> for SoftQueue<P> {
+    unsafe fn settle(&self) {
+        // SAFETY: the caller's promise, handed on.
+        unsafe {
+            self.state.settle();
+            self.idle.settle();
+            self.done.settle();
+        }
+    }
+
+    fn last_put(&self) -> Fate {
+        // Nobody can enqueue any more. What was queued owns counts of its objects, not of the queue: dropping the queue
+        // with work in it would lose them, so a host shuts it down first.
+        debug_assert!(
+            self.with(|s| s.head.is_null() && s.running.is_null()),
+            "a queue was dropped with work in it"
+        );
+        Fate::Free
+    }
+}
+
+impl<P: Platform> Default for SoftQueue<P> {
+    fn default() -> Self {
+        Self::blank()
+    }
+}
+
+impl<P: Platform> SoftQueue<P> {
+    /// An inert queue, for [`Ref::try_new`].
+    #[must_use]
+    pub fn blank() -> Self {
+        let state =
+            State { head: ptr::null(), tail: ptr::null(), running: ptr::null(), turn: 0, shut: false };
+        Self {
+            state: SpinLock::<P, _>::blank(LockClass::QUEUE, state),
+            idle: WaitQueue::blank(),
+            done: WaitQueue::blank(),
+        }
+    }
+
+    /// Runs items as they come, until [`shut_down`](Self::shut_down) was called and nothing is left. Call it from each worker thread.
+    pub fn work(&self) {
+        loop {
+            while self.run_one() {}
+            // SAFETY: settled by `Ref::try_new`; no lock is held here.
+            unsafe { self.idle.wait_until(None, || self.with(|s| s.shut || s.runnable().is_some())) };
+            if self.with(|s| s.shut && s.head.is_null()) {
+                return;
+            }
+        }
+    }
+
+    /// Runs the first item that may run now, on this thread. `false` if there is none.
+    pub fn run_one(&self) -> bool {
+        let mut mark = Mark { item: ptr::null(), turn: 0, next: <P::Cell<_> as Cell<_>>::new(ptr::null()) };
+        let Some(run) = self.with(|s| {
+            let item = s.runnable()?;
+            // SAFETY: an item in the list is alive, and the lock is held.
+            let run = unsafe {
+                s.unlink(item);
+                mark.item = item;
+                mark.turn = (*item).link(|l| l.turn);
+                mark.next.with_mut(|n| *n = s.running);
+                // ORDERING: a swap, not a store. It reads the enqueue's swap, so what the enqueuer wrote is visible to
+                // the run; and an enqueue that was refused is a read-modify-write before this one in the same chain, so
+                // the run sees that enqueuer's writes too. Cleared here, before the function runs: an enqueue from now on is accepted and
+                // runs the item once more.
+                (*item).pending.swap(0, Rmw::AcqRel);
+                (*item).run
+            };
+            s.running = &raw const mark;
+            Some(run)
+        }) else {
+            return false;
+        };
+        // SAFETY: the item was enqueued and is run once for it. From here on it may be gone at any moment.
+        unsafe { run(mark.item) };
+        // SAFETY: the mark is in the list, put there above; the lock is held.
+        self.with(|s| unsafe { s.unmark(&raw const mark) });
+        // SAFETY: settled; the caller's borrow keeps the queue in place.
+        unsafe {
+            self.done.wake_all();
+            // The item may have been queued again while it ran and kept from the other workers until now.
+            self.idle.wake_all();
+        }
+        true
+    }
+
+    /// Refuses every further enqueue, and lets the workers leave once the list is empty. Does not wait: join the workers for that.
+    pub fn shut_down(&self) {
+        self.with(|s| s.shut = true);
+        // SAFETY: settled; the caller's borrow keeps the queue in place.
+        unsafe { self.idle.wake_all() };
+    }
+
+    /// The number of items that are queued or running. A snapshot.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.with(|s| {
+            let mut n = 0_usize;
+            // SAFETY: the lock is held: marks and queued items are alive.
+            unsafe {
+                let mut at = s.running;
+                while let Some(mark) = at.as_ref() {
+                    n = n.saturating_add(1);
+                    at = mark.next.with(|p| *p);
+                }
+                let mut at = s.head;
+                while let Some(item) = at.as_ref() {
+                    n = n.saturating_add(1);
+                    at = item.link(|l| l.next);
+                }
+            }
+            n
+        })
+    }
+
+    /// Whether nothing is queued or running. A snapshot.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.with(|s| s.head.is_null() && s.running.is_null())
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut State<P>) -> R) -> R {
+        // SAFETY: settled by `Ref::try_new`. No section of this file calls out or enters another.
+        unsafe { self.state.with(f) }
+    }
+
+    /// Waits until `ended` holds of the state.
+    fn wait(&self, ended: impl Fn(&State<P>) -> bool) {
+        // SAFETY: settled; flushers hold no spinlock (contract of `RawQueue`).
+        unsafe { self.done.wait_until(None, || self.with(|s| ended(s))) };
+    }
+}
+
+impl<P: Platform> State<P> {
+    /// The first item that no worker is running already.
+    fn runnable(&self) -> Option<*const SoftWork<P>> {
+        let mut at = self.head;
+        // SAFETY: the lock is held: what is in the list is alive.
+        while let Some(item) = unsafe { at.as_ref() } {
+            if self.run_of(at).is_none() {
+                return Some(at);
+            }
+            // SAFETY: as above.
+            at = unsafe { item.link(|l| l.next) };
+        }
+        None
+    }
+
+    /// The turn that some worker is running `item` for.
+    fn run_of(&self, item: *const SoftWork<P>) -> Option<u64> {
+        let mut at = self.running;
+        // SAFETY: the lock is held: a mark is alive until it is unlinked.
+        while let Some(mark) = unsafe { at.as_ref() } {
+            if ptr::eq(mark.item, item) {
+                return Some(mark.turn);
+            }
+            at = mark.next.with(|p| unsafe { *p });
+        }
+        None
+    }
+
+    /// Whether something of turn `turn` or earlier is queued or running.
+    fn has_until(&self, turn: u64) -> bool {
+        // SAFETY: the lock is held: items and marks are alive. The list ascends, so its head is the earliest.
+        unsafe {
+            if self.head.as_ref().is_some_and(|item| item.link(|l| l.turn) <= turn) {
+                return true;
+            }
+            let mut at = self.running;
+            while let Some(mark) = at.as_ref() {
+                if mark.turn <= turn {
+                    return true;
+                }
+                at = mark.next.with(|p| *p);
+            }
+        }
+        false
+    }
+
+    /// # Safety
+    /// The lock is held, the item is alive and not in a list.
+    unsafe fn append(&mut self, item: *const SoftWork<P>) {
+        // CANNOT WRAP in practice: 2^64 enqueues.
+        self.turn = self.turn.wrapping_add(1);
+        // SAFETY: the lock is held; the old tail is in the list and so alive.
+        unsafe {
+            (*item).link(|l| *l = Link { prev: self.tail, next: ptr::null(), turn: self.turn, queued: true });
+            match self.tail.as_ref() {
+                Some(tail) => tail.link(|l| l.next = item),
+                None => self.head = item,
+            }
+        }
+        self.tail = item;
+    }
+
+    /// # Safety
+    /// The lock is held and the item is in the list.
+    unsafe fn unlink(&mut self, item: *const SoftWork<P>) {
+        // SAFETY: the lock is held; the neighbours are in the list and so alive.
+        unsafe {
+            let (prev, next) = (*item).link(|l| {
+                l.queued = false;
+                (l.prev, l.next)
+            });
+            match prev.as_ref() {
+                Some(prev) => prev.link(|l| l.next = next),
+                None => self.head = next,
+            }
+            match next.as_ref() {
+                Some(next) => next.link(|l| l.prev = prev),
+                None => self.tail = prev,
+            }
+        }
+    }
+
+    /// # Safety
+    /// The lock is held and the mark is in the list.
+    unsafe fn unmark(&mut self, mark: *const Mark<P>) {
+        // SAFETY: the lock is held: every mark in the list is alive.
+        unsafe {
+            let next = (*mark).next.with(|p| *p);
+            if ptr::eq(self.running, mark) {
+                self.running = next;
+                return;
+            }
+            let mut at = self.running;
+            while let Some(here) = at.as_ref() {
+                let after = here.next.with(|p| *p);
+                if ptr::eq(after, mark) {
+                    here.next.with_mut(|p| *p = next);
+                    return;
+                }
+                at = after;
+            }
+        }
+    }
+}
+
+// SAFETY: see each method; the list is FIFO by turn, `pending` is cleared by a swap before the run, `runnable` never gives an
+// item that another worker runs, and after `run` returned only the mark on the worker's own stack is touched.
+unsafe impl<P: Platform> RawQueue<SoftWork<P>> for Ref<SoftQueue<P>, P> {
+    unsafe fn enqueue(&self, item: *const SoftWork<P>) -> bool {
+        // SAFETY: the item is alive (caller).
+        let work = unsafe { &*item };
+        // ORDERING: releases to the worker's swap in `run_one`, also when it is refused: the chain of read-modify-writes carries it.
+        if work.pending.swap(1, Rmw::AcqRel) != 0 {
+            return false;
+        }
+        let taken = self.with(|s| {
+            if s.shut {
+                // ORDERING: gives the mark back; as the swap in `run_one`.
+                work.pending.swap(0, Rmw::AcqRel);
+                return false;
+            }
+            // SAFETY: the mark was ours to set, so the item is in no list; it is alive until it runs (caller).
+            unsafe { s.append(item) };
+            true
+        });
+        if taken {
+            // SAFETY: settled, and `self` keeps the queue in place. The item itself may be gone already.
+            unsafe { self.idle.wake_all() };
+        }
+        taken
+    }
+
+    unsafe fn flush_item(&self, item: *const SoftWork<P>) {
+        let target = self.with(|s| {
+            // SAFETY: the lock is held and the caller keeps the item alive.
+            let queued = unsafe { (*item).link(|l| l.queued.then_some(l.turn)) };
+            queued.or_else(|| s.run_of(item))
+        });
+        let Some(target) = target else { return };
+        self.wait(|s| {
+            // SAFETY: as above.
+            let queued = unsafe { (*item).link(|l| l.queued && l.turn <= target) };
+            !queued && s.run_of(item).is_none_or(|turn| turn > target)
+        });
+    }
+
+    unsafe fn cancel(&self, item: *const SoftWork<P>) -> bool {
+        let taken = self.with(|s| {
+            // SAFETY: the lock is held and the caller keeps the item alive.
+            unsafe {
+                let work = &*item;
+                if !work.link(|l| l.queued) {
+                    return false;
+                }
+                s.unlink(item);
+                // ORDERING: as the swap in `run_one`: whoever enqueued before is visible to the canceller.
+                work.pending.swap(0, Rmw::AcqRel);
+            }
+            true
+        });
+        if taken {
+            // SAFETY: settled, and `self` keeps the queue in place.
+            unsafe { self.done.wake_all() };
+        }
+        taken
+    }
+
+    unsafe fn is_pending(&self, item: *const SoftWork<P>) -> bool {
+        // SAFETY: the item is alive (caller).
+        unsafe { (*item).is_pending() }
+    }
+
+    fn flush(&self) {
+        let target = self.with(|s| s.turn);
+        self.wait(|s| !s.has_until(target));
+    }
+
+    fn drain(&self) {
+        self.wait(|s| s.head.is_null() && s.running.is_null());
+    }
+}
+
+impl<P: Platform> fmt::Debug for SoftQueue<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SoftQueue({} queued or running)", self.len())
+    }
+}
