@@ -12,7 +12,7 @@ use core::fmt;
 ///
 /// # Invariants
 /// `links` is touched under the lock around the index only, and by the index only.
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Node<P: Platform> {
     range: AddrRange,
     pub(super) links: P::Cell<Links<P>>,
