@@ -3,7 +3,12 @@
 //! Ranges are disjoint, two pages every four, and spread over the nodes at random. That is the best case of the `BTreeMap`, which
 //! may stop at the first range before the query; with nested ranges it would have to read everything from the start.
 //! `insert` and `remove` fill an empty index with n nodes and empty it again, both in random order; the figure is per node.
-#![allow(clippy::unwrap_used, clippy::arithmetic_side_effects, clippy::indexing_slicing, reason = "a benchmark")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "a benchmark"
+)]
 #![allow(clippy::disallowed_types, missing_docs, reason = "a benchmark")]
 
 use core::hint::black_box;
@@ -160,7 +165,8 @@ fn peer<T: Peer>(c: &mut Criterion) {
         let mut index = T::new();
         nodes.iter().for_each(|&node| index.insert(node));
         for (hits, (name, from, count)) in [0, 1, 10].into_iter().zip(QUERIES) {
-            let places: Vec<AddrRange> = shuffled(n - 10, 3).iter().map(|i| pages(4 * i + from, count)).collect();
+            let places: Vec<AddrRange> =
+                shuffled(n - 10, 3).iter().map(|i| pages(4 * i + from, count)).collect();
             assert!(places.iter().all(|&range| index.query(range) == hits));
             let mut next = places.iter().cycle();
             c.benchmark_group(name).bench_function(BenchmarkId::new(T::NAME, n), |b| {

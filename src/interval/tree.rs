@@ -62,7 +62,9 @@ fn descend<P: Platform>(mut at: At<P>, range: AddrRange) -> Option<At<P>> {
     loop {
         let here = at.range();
         let [left, right] = at.kids();
-        if left.max >= range.start() && let Some(left) = left.node {
+        if left.max >= range.start()
+            && let Some(left) = left.node
+        {
             at = left;
             continue;
         }
@@ -93,6 +95,7 @@ unsafe impl<P: Platform> IntervalIndex<P> for Tree<P> {
         // SAFETY: the caller's promise.
         let at = unsafe { At::new(node) };
         let (start, addr) = at.key();
+        // `before` is the last node that the way went to the right of.
         let (mut parent, mut side, mut before) = (None, Side::Left, None::<At<P>>);
         let mut next = self.root.node;
         while let Some(here) = next {
