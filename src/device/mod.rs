@@ -2,19 +2,9 @@
 
 use crate::error::Error;
 use crate::memory::{AddressSpace, Pages};
+use crate::notifier::Outcome;
 use crate::pages::{SgLimits, SgTable};
 use core::time::Duration;
-
-/// How the wait for a device ended (rule 23).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Idle {
-    /// The device has stopped using the mapping, for good.
-    Idle,
-    /// The deadline passed first.
-    TimedOut,
-    /// The device does not answer any more.
-    DeviceLost,
-}
 
 /// What a device can do.
 #[derive(Clone, Copy, Debug)]
@@ -87,8 +77,8 @@ pub trait Device: Sized + Send + Sync + 'static {
         let _ = map;
     }
 
-    /// Waits until the device has stopped using the mapping. `None`: for ever.
-    fn wait_idle(&self, map: &Self::Map, timeout: Option<Duration>) -> Idle;
+    /// Waits until the device has stopped using the mapping, for good. `None`: for ever.
+    fn wait_idle(&self, map: &Self::Map, timeout: Option<Duration>) -> Outcome;
 
     /// Takes the mapping away. The device is idle, or never began. Cannot fail.
     fn unmap(&self, map: Self::Map);
