@@ -39,7 +39,7 @@ pub enum State {
 pub unsafe trait Subscriber<P: Platform>: Object<P> {
     /// The attachment inside the object.
     fn attachment(&self) -> &Attachment<P>;
-    /// The notifier that it attaches to.
+    /// The notifier that it attaches to. A few loads: it is also asked under the notifier's lock.
     fn home(&self) -> &Notifier<P>;
     /// How long a cancel waits for leases, and again for the device. `None`: for ever.
     fn deadline(&self) -> Option<Duration>;
@@ -116,6 +116,12 @@ impl<P: Platform> Attachment<P> {
     #[must_use]
     pub fn range(&self) -> AddrRange {
         self.node.range()
+    }
+
+    /// The number of leases at this moment, the pages' own included.
+    #[must_use]
+    pub fn leases(&self) -> usize {
+        self.leases.count()
     }
 
     /// The attachment around an index node.
