@@ -2,7 +2,7 @@
 
 use super::frames::Page;
 use super::machine::{Machine, Violation};
-use super::mm::Record;
+use super::mm::{Mm, Record};
 use super::seam::{Op, Seam};
 use super::{PAGE, SHIFT};
 use crate::backend::sim::lockdep;
@@ -26,7 +26,9 @@ pub struct Engine {
 pub struct DmaMap(Arc<Table>);
 
 struct Table {
-    owner: Record,
+    /// Not counted: a device holds no address space.
+    owner: Option<Arc<Mm>>,
+    mm: usize,
     address: usize,
     pages: Vec<Page>,
     write: bool,
@@ -59,23 +61,34 @@ impl Engine {
     /// # Errors
     /// What was injected.
     pub fn map(&self, owner: &Record, address: usize, pages: &[Page], write: bool) -> Result<DmaMap, Error> {
+        self.map_mm(owner.id(), address, pages, write)
+    }
+
+    pub(super) fn map_mm(
+        &self,
+        mm: usize,
+        address: usize,
+        pages: &[Page],
+        write: bool,
+    ) -> Result<DmaMap, Error> {
         lockdep::call_out("prepare");
         lockdep::might_sleep("prepare");
         let range = AddrRange::new(address, pages.len() * PAGE).ok();
-        self.machine.arrive(Seam::Prepare, Op::Other, owner.id(), range);
+        self.machine.arrive(Seam::Prepare, Op::Other, mm, range);
         if let Some(error) = self.machine.inject().prepare.take() {
             return Err(error);
         }
         let pages = pages.to_vec();
         let table = Table {
-            owner: owner.clone(),
+            owner: self.machine.find(mm),
+            mm,
             address,
             pages,
             write,
             use_: Mutex::default(),
             idle: Condvar::new(),
         };
-        self.machine.arrive(Seam::Prepared, Op::Other, owner.id(), range);
+        self.machine.arrive(Seam::Prepared, Op::Other, mm, range);
         Ok(DmaMap(Arc::new(table)))
     }
 
@@ -155,12 +168,14 @@ impl Engine {
         if write && !table.write {
             frames.report(Violation::ReadOnly);
         }
-        let tables = table.owner.0.tables();
-        let mapped = tables.ptes.get(&at).is_some_and(|pte| pte.page == page && (pte.write || !write));
-        if !mapped || tables.closed.iter().any(|range| range.contains(&at)) {
+        let fresh = table.owner.as_ref().is_some_and(|owner| {
+            let tables = owner.tables();
+            tables.ptes.get(&at).is_some_and(|pte| pte.page == page && (pte.write || !write))
+                && !tables.closed.iter().any(|range| range.contains(&at))
+        });
+        if !fresh {
             frames.report(Violation::Stale { address, page, write });
         }
-        drop(tables);
         let state = frames.state(page);
         if !state.freed && state.pins == 0 {
             frames.report(Violation::NotPinned(page));
@@ -169,7 +184,7 @@ impl Engine {
     }
 
     fn arrive(&self, seam: Seam, map: &DmaMap) {
-        self.machine.arrive(seam, Op::Other, map.0.owner.id(), map.range());
+        self.machine.arrive(seam, Op::Other, map.0.mm, map.range());
     }
 }
 

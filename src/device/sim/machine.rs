@@ -2,12 +2,14 @@
 
 use super::frames::{Frames, Page, PageState};
 use super::inject::Inject;
-use super::mm::{self, Process};
+use super::mm::{self, Mm, Process};
 use super::seam::Seams;
 use crate::backend::sim::{Meter, MeterGuard};
+use crate::notifier::Outcome;
 use core::fmt;
-use core::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::vec::Vec;
 
@@ -59,6 +61,10 @@ struct Inner {
     next_mm: AtomicUsize,
     /// Records of address spaces that somebody holds.
     records: AtomicUsize,
+    mms: Mutex<BTreeMap<usize, Weak<Mm>>>,
+    /// How invalidations ended that did not end well.
+    outcomes: Mutex<Vec<Outcome>>,
+    silent: AtomicBool,
 }
 
 impl Machine {
@@ -78,6 +84,9 @@ impl Machine {
             meter: Meter::new(),
             next_mm: AtomicUsize::new(1),
             records: AtomicUsize::new(0),
+            mms: Mutex::default(),
+            outcomes: Mutex::default(),
+            silent: AtomicBool::new(false),
         }))
     }
 
@@ -115,6 +124,36 @@ impl Machine {
 
     pub(super) fn frames(&self) -> &Frames {
         &self.0.frames
+    }
+
+    /// Says whether the machine has notifications at all (`CONFIG_MMU_NOTIFIER`).
+    pub fn set_notifies(&self, notifies: bool) {
+        self.0.silent.store(!notifies, Ordering::Relaxed);
+    }
+
+    pub(super) fn notifies(&self) -> bool {
+        !self.0.silent.load(Ordering::Relaxed)
+    }
+
+    /// Takes the list of how invalidations and exits ended that did not end with [`Outcome::Idle`].
+    #[must_use]
+    pub fn take_outcomes(&self) -> Vec<Outcome> {
+        core::mem::take(&mut *self.0.outcomes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn note(&self, outcome: Outcome) {
+        if outcome != Outcome::Idle {
+            self.0.outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
+        }
+    }
+
+    pub(super) fn add(&self, mm: &Arc<Mm>) {
+        let mut mms = self.0.mms.lock().unwrap_or_else(PoisonError::into_inner);
+        mms.insert(mm.id, Arc::downgrade(mm));
+    }
+
+    pub(super) fn find(&self, mm: usize) -> Option<Arc<Mm>> {
+        self.0.mms.lock().unwrap_or_else(PoisonError::into_inner).get(&mm)?.upgrade()
     }
 
     pub(super) fn next_mm(&self) -> usize {
@@ -177,6 +216,7 @@ impl Machine {
         assert!(violations.is_empty(), "violations: {violations:#?}\n{}", self.story());
         assert_eq!(self.pins(), 0, "pins are left\n{}", self.story());
         assert_eq!(self.armed(), 0, "code at a seam never ran\n{}", self.story());
+        assert_eq!(self.take_outcomes(), [], "an invalidation did not end well\n{}", self.story());
         assert_eq!(self.inject().left(), 0, "a fault was never met\n{}", self.story());
     }
 

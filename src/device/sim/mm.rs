@@ -217,7 +217,7 @@ pub struct Process(pub(super) Record);
 impl Process {
     pub(super) fn new(machine: &Machine) -> Self {
         machine.records_add(1);
-        Self(Record(Arc::new(Mm {
+        let mm = Arc::new(Mm {
             id: machine.next_mm(),
             machine: machine.clone(),
             mmap: MmapLock::default(),
@@ -228,7 +228,9 @@ impl Process {
             charged: AtomicUsize::new(0),
             limit: AtomicUsize::new(usize::MAX),
             capable: AtomicBool::new(false),
-        })))
+        });
+        machine.add(&mm);
+        Self(Record(mm))
     }
 
     /// The record, which outlives the process.

@@ -22,6 +22,7 @@
     reason = "a test instrument: it runs on the standard library, and a broken assumption of its own stops the test"
 )]
 
+mod engine;
 mod fault;
 mod frames;
 mod inject;
@@ -32,9 +33,8 @@ mod notify;
 mod ops;
 mod pin;
 mod seam;
+mod space;
 mod vma;
-
-mod engine;
 
 pub use engine::{DmaMap, Engine, Job};
 pub use frames::{CONTENT, Page, PageState};
@@ -44,6 +44,7 @@ pub use mm::{Process, Record};
 pub use notify::{Callbacks, Finish, Refused, Subscription};
 pub use pin::Pinned;
 pub use seam::{Event, Op, Seam};
+pub use space::{DmaDevice, Space, SpaceUsers, UserPage};
 pub use vma::{Prot, Shared};
 
 /// The page size is `1 << SHIFT` bytes: 4096.
