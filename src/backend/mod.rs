@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `std` | `std` | threads, mutexes and condition variables of the standard library |
 //! | `loom` | `loom` | the model checker: every access is an explored step |
+//! | `sim` | `sim` | the checking host: lock order, allocation under locks, failing allocations |
 
 #![allow(
     clippy::disallowed_types,
@@ -13,5 +14,7 @@
 
 #[cfg(feature = "loom")]
 pub mod loom;
+#[cfg(feature = "sim")]
+pub mod sim;
 #[cfg(feature = "std")]
 pub mod std;

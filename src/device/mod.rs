@@ -1,5 +1,8 @@
 //! Devices: what the core asks of the driver.
 
+#[cfg(feature = "sim")]
+pub mod sim;
+
 use crate::error::Error;
 use crate::memory::{AddressSpace, Pages};
 use crate::notifier::Outcome;
