@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `std` | `std` | threads, mutexes and condition variables of the standard library |
 //! | `loom` | `loom` | the model checker: every access is an explored step |
+//! | `linux` | `linux` | the memory of a Linux process, watched by userfaultfd |
 
 #![allow(
     clippy::disallowed_types,
@@ -11,6 +12,8 @@
     reason = "a backend is where the host's own types are named"
 )]
 
+#[cfg(all(feature = "linux", target_os = "linux"))]
+pub mod linux;
 #[cfg(feature = "loom")]
 pub mod loom;
 #[cfg(feature = "std")]

@@ -1,20 +1,17 @@
 //! Devices: what the core asks of the driver.
 
+#[cfg(all(feature = "uring", target_os = "linux"))]
+pub mod uring;
+
 use crate::error::Error;
 use crate::memory::{AddressSpace, Pages};
+use crate::notifier::Outcome;
 use crate::pages::{SgLimits, SgTable};
+use core::fmt;
 use core::time::Duration;
 
-/// How the wait for a device ended (rule 23).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Idle {
-    /// The device has stopped using the mapping, for good.
-    Idle,
-    /// The deadline passed first.
-    TimedOut,
-    /// The device does not answer any more.
-    DeviceLost,
-}
+/// The host of a device.
+pub type Host<D> = <<D as Device>::Space as AddressSpace>::Platform;
 
 /// What a device can do.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +33,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            pages: usize::MAX,
+            pages: u32::MAX as usize,
             sg: SgLimits::NONE,
             read_only: true,
             coherent: true,
@@ -47,7 +44,6 @@ impl Default for Limits {
 }
 
 /// What the device is given to map.
-#[derive(Debug)]
 pub struct Prepare<'a, S: AddressSpace> {
     /// The address of the object's first byte in its address space.
     pub address: usize,
@@ -87,9 +83,15 @@ pub trait Device: Sized + Send + Sync + 'static {
         let _ = map;
     }
 
-    /// Waits until the device has stopped using the mapping. `None`: for ever.
-    fn wait_idle(&self, map: &Self::Map, timeout: Option<Duration>) -> Idle;
+    /// Waits until the device has stopped using the mapping, for good. `None`: for ever.
+    fn wait_idle(&self, map: &Self::Map, timeout: Option<Duration>) -> Outcome;
 
     /// Takes the mapping away. The device is idle, or never began. Cannot fail.
     fn unmap(&self, map: Self::Map);
+}
+
+impl<S: AddressSpace> fmt::Debug for Prepare<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Prepare({:#x}, {} pages, write: {})", self.address, self.pages.len(), self.write)
+    }
 }

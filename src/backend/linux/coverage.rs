@@ -113,7 +113,11 @@ mod tests {
                 let mut bare = [false; 64];
                 coverage.remove(r, |part| bare[part.start()..=part.last()].fill(true));
                 for (at, bare) in bare.into_iter().enumerate() {
-                    assert_eq!(bare, r.start() <= at && at <= r.last() && naive[at] == 0, "byte {at} of {r:?}");
+                    assert_eq!(
+                        bare,
+                        r.start() <= at && at <= r.last() && naive[at] == 0,
+                        "byte {at} of {r:?}"
+                    );
                 }
             }
         }

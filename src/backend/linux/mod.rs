@@ -78,8 +78,8 @@ pub use refusal::{Facility, Refusal};
 pub use regions::MOST_REGIONS;
 pub use space::{LinuxUsers, Registration};
 
-pub(crate) use refusal::errno;
-pub(crate) use regions::EventFd;
+#[cfg_attr(not(feature = "uring"), allow(unused_imports, reason = "for the devices of this host"))]
+pub(crate) use {owner::Owner, refusal::errno, regions::EventFd};
 
 use crate::range::AddrRange;
 use core::fmt;
@@ -87,8 +87,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use coverage::Coverage;
 use monitor::{Counters, Told};
-use owner::Owner;
 use regions::{Regions, STOP};
+use std::boxed::Box;
 use std::string::String;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -136,7 +136,7 @@ enum Watch {
     /// One descriptor for all. Its lock is taken by watch and unwatch only, never by the monitor or a cancel.
     Whole { uffd: Uffd, coverage: Mutex<Coverage> },
     /// Strict mode: one for each region.
-    Regions(Regions),
+    Regions(Box<Regions>),
     /// Nothing is told: only unsynchronised objects.
     Nothing(Refusal),
 }
@@ -188,7 +188,7 @@ impl Linux {
         let watch = if options.strict {
             // That was to see whether it can be had at all.
             drop(uffd);
-            Watch::Regions(Regions::new())
+            Watch::Regions(Box::new(Regions::new()))
         } else {
             Watch::Whole { uffd, coverage: Mutex::default() }
         };
@@ -244,7 +244,9 @@ impl Linux {
         let counters = &shared.counters;
         Stats {
             watched: match &shared.watch {
-                Watch::Whole { coverage, .. } => coverage.lock().unwrap_or_else(PoisonError::into_inner).len(),
+                Watch::Whole { coverage, .. } => {
+                    coverage.lock().unwrap_or_else(PoisonError::into_inner).len()
+                }
                 Watch::Regions(regions) => regions.len(),
                 Watch::Nothing(_) => 0,
             },
@@ -270,7 +272,7 @@ impl Linux {
             Watch::Whole { uffd, coverage } => {
                 let mut coverage = coverage.lock().unwrap_or_else(PoisonError::into_inner);
                 // Even if others watch it: what is mapped there may be new.
-                uffd.register(range)?;
+                uffd.register_whole(range)?;
                 coverage.add(range);
                 Ok(())
             }
@@ -295,7 +297,9 @@ impl Linux {
             Watch::Whole { uffd, coverage } => {
                 let mut coverage = coverage.lock().unwrap_or_else(PoisonError::into_inner);
                 // What is mapped there by now may be of a kind that was never watched: nothing to do then.
-                coverage.remove(range, |part| drop(uffd.unregister(part)));
+                coverage.remove(range, |part| {
+                    let _ = uffd.unregister(part);
+                });
             }
             Watch::Regions(regions) => {
                 regions.unwatch(range);

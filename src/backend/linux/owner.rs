@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 /// forked. A process identity would be a system call per question, and a fork handler misses raw `clone`. A `vfork`ed child shares
 /// the memory and keeps the mark, which is right: it sees the very same address space.
 #[derive(Debug)]
-pub(super) struct Owner {
+pub(crate) struct Owner {
     page: NonNull<AtomicUsize>,
     bytes: usize,
 }
@@ -20,7 +20,7 @@ unsafe impl Sync for Owner {}
 
 impl Owner {
     /// Marks the calling process.
-    pub(super) fn mark(bytes: usize) -> Result<Self, Refusal> {
+    pub(crate) fn mark(bytes: usize) -> Result<Self, Refusal> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: a new mapping at no particular place.
         let page =
@@ -37,7 +37,7 @@ impl Owner {
 
     /// Whether the calling thread belongs to the process that was marked.
     #[inline]
-    pub(super) fn is_me(&self) -> bool {
+    pub(crate) fn is_me(&self) -> bool {
         self.word().load(Ordering::Relaxed) != 0
     }
 

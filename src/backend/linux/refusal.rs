@@ -64,11 +64,15 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing(what) => write!(f, "this kernel has no {what} (ENOSYS)"),
-            Self::Seccomp(what) => write!(f, "a seccomp filter forbids {what}: allow it in the container's profile"),
-            Self::Denied(Facility::Userfaultfd) => {
-                f.write_str("userfaultfd is forbidden (EPERM): a security module, or the rights of /dev/userfaultfd")
+            Self::Seccomp(what) => {
+                write!(f, "a seccomp filter forbids {what}: allow it in the container's profile")
             }
-            Self::Denied(Facility::IoUring) => f.write_str("io_uring is forbidden (EPERM): see kernel.io_uring_disabled"),
+            Self::Denied(Facility::Userfaultfd) => f.write_str(
+                "userfaultfd is forbidden (EPERM): a security module, or the rights of /dev/userfaultfd",
+            ),
+            Self::Denied(Facility::IoUring) => {
+                f.write_str("io_uring is forbidden (EPERM): see kernel.io_uring_disabled")
+            }
             Self::Features(bits) => write!(f, "this kernel's userfaultfd lacks the features {bits:#x}"),
             Self::Descriptors => f.write_str("out of file descriptors (EMFILE): raise RLIMIT_NOFILE"),
             Self::LockedMemory(limit) => {
@@ -77,10 +81,16 @@ impl fmt::Display for Refusal {
             Self::Mappings => f.write_str("too many mappings (ENOMEM): raise vm.max_map_count"),
             Self::Threads => f.write_str("out of threads (EAGAIN): raise RLIMIT_NPROC"),
             Self::Table(size) => write!(f, "all {size} entries of the table are taken"),
-            Self::Claimed => f.write_str("another userfaultfd watches the range (EBUSY): share one Linux per process"),
+            Self::Claimed => {
+                f.write_str("another userfaultfd watches the range (EBUSY): share one Linux per process")
+            }
             Self::Unmapped => f.write_str("the range is not mapped (EFAULT)"),
-            Self::Unwatchable => f.write_str("a mapping in the range cannot be watched: map it privately or as memfd"),
-            Self::Forked => f.write_str("a forked child has no use of its parent's memory (EFAULT): open a new Linux"),
+            Self::Unwatchable => {
+                f.write_str("a mapping in the range cannot be watched: map it privately or as memfd")
+            }
+            Self::Forked => {
+                f.write_str("a forked child has no use of its parent's memory (EFAULT): open a new Linux")
+            }
             Self::Memory => f.write_str("the kernel is out of memory (ENOMEM)"),
             Self::Errno(errno) => write!(f, "errno {errno}"),
         }

@@ -73,13 +73,13 @@ impl Regions {
         let mut table = self.table();
         let table = &mut *table;
         if let Some(region) = smallest(&mut table.slots, range).and_then(Option::as_mut) {
-            region.uffd.register(range)?;
+            region.uffd.register_whole(range)?;
             region.watchers = region.watchers.saturating_add(1);
             return Ok(());
         }
         let slot = table.slots.iter_mut().find(|slot| slot.is_none()).ok_or(Refusal::Table(MOST_REGIONS))?;
         if let Some(uffd) = uffd.take() {
-            uffd.register(range)?;
+            uffd.register_whole(range)?;
             table.serial = table.serial.wrapping_add(1);
             *slot = Some(Region { uffd, range, serial: table.serial, watchers: 1 });
         }
@@ -131,7 +131,13 @@ impl Regions {
 
     fn probe(&self) -> Probe {
         let table = self.table();
-        table.slots.iter().flatten().map(|region| region.uffd.probe()).find(|p| *p != Probe::Quiet).unwrap_or(Probe::Quiet)
+        table
+            .slots
+            .iter()
+            .flatten()
+            .map(|region| region.uffd.probe())
+            .find(|p| *p != Probe::Quiet)
+            .unwrap_or(Probe::Quiet)
     }
 
     pub(super) fn is_live(&self, held: &Held) -> bool {

@@ -89,6 +89,16 @@ impl AddressSpace for Linux {
         self.space.shared.quiet()
     }
 
+    fn wait_quiet(&self, _registration: &Registration) {
+        // The monitor needs a few microseconds once it runs. On a full machine it may have to wait for a processor.
+        for _ in 0..50 {
+            if self.space.shared.quiet() || !self.space.shared.owner.is_me() {
+                return;
+            }
+            std::thread::sleep(core::time::Duration::from_micros(20));
+        }
+    }
+
     fn pin_fast(&self, range: AddrRange, _write: bool, out: &mut Pages<Self>) -> Result<(), Error> {
         list(range, self.space.shift, out)
     }

@@ -31,6 +31,7 @@ const MSG_REMAP: u8 = 0x14;
 const MSG_REMOVE: u8 = 0x15;
 const MSG_UNMAP: u8 = 0x16;
 const MSG_WORDS: usize = 4;
+const MSG_BYTES: usize = size_of::<[u64; MSG_WORDS]>();
 /// Messages read at once.
 const BATCH: usize = 16;
 
@@ -164,7 +165,22 @@ impl Uffd {
         self.features & WP_ASYNC != 0
     }
 
-    /// Watches a page-aligned range. Whole mappings inside it become watched; holes are passed over. Doing it twice is
+    /// Watches a page-aligned range that is mapped from end to end.
+    ///
+    /// Registering passes over holes, and what is mapped into a hole afterwards is not watched. So: register, see that there is
+    /// no hole, register what was a hole the first time. From the first call on, an unmap of what was mapped then is told.
+    ///
+    /// # Errors
+    /// [`Refusal`], with the cause. A part of the range may be watched then, which is harmless.
+    pub fn register_whole(&self, range: AddrRange) -> Result<(), Refusal> {
+        self.register(range)?;
+        if !is_mapped(range) {
+            return Err(Refusal::Unmapped);
+        }
+        self.register(range)
+    }
+
+    /// Watches what is mapped in a page-aligned range. Whole mappings inside it become watched; holes are passed over. Doing it twice is
     /// harmless.
     ///
     /// # Errors
@@ -205,7 +221,7 @@ impl Uffd {
         let bytes = size_of_val(&into.words);
         // SAFETY: the buffer is ours for that many bytes, and any content is a valid array of words.
         let got = unsafe { libc::read(self.raw(), into.words.as_mut_ptr().cast(), bytes) };
-        into.len = usize::try_from(got).unwrap_or(0) / (MSG_WORDS * size_of::<u64>());
+        into.len = usize::try_from(got).unwrap_or(0) / MSG_BYTES;
         into.len
     }
 

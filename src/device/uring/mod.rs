@@ -20,15 +20,21 @@
 //! Read-only mappings, holes, shared mappings of files on disk (`EFAULT`); more than 1 GiB in one buffer (`E2BIG`); more than
 //! `RLIMIT_MEMLOCK` without `CAP_IPC_LOCK` (`ENOSPC`; whole folios are charged). [`Uring::refusal`] tells the cause.
 
+#![allow(
+    clippy::disallowed_types,
+    reason = "io_uring exists on one host only, and its device is at home there: made once, outside every lock"
+)]
+
 mod op;
 mod ring;
 mod table;
 
 pub use op::{Direction, Op, Part};
 
-use super::{Device, Idle, Limits, Prepare};
+use super::{Device, Limits, Prepare};
 use crate::backend::linux::{Facility, Linux, Owner, Refusal};
 use crate::error::Error;
+use crate::notifier::Outcome;
 use crate::pages::SgLimits;
 use core::fmt;
 use core::time::Duration;
@@ -141,8 +147,10 @@ impl Device for Uring {
             return Err(Error::Fault);
         }
         let page = self.shared.page;
-        let bytes = what.pages.len().checked_mul(page).filter(|bytes| *bytes <= MOST_BYTES).ok_or(Error::TooBig)?;
-        let Some((index, serial)) = self.shared.table().take_slot() else {
+        let bytes =
+            what.pages.len().checked_mul(page).filter(|bytes| *bytes <= MOST_BYTES).ok_or(Error::TooBig)?;
+        let slot = self.shared.table().take_slot();
+        let Some((index, serial)) = slot else {
             return Err(self.refuse(Refusal::Table(self.shared.table().slots())));
         };
         if let Err(errno) = self.shared.fill(index, serial, what.address, bytes) {
@@ -162,15 +170,16 @@ impl Device for Uring {
         }
     }
 
-    fn wait_idle(&self, map: &Slot, timeout: Option<Duration>) -> Idle {
+    fn wait_idle(&self, map: &Slot, timeout: Option<Duration>) -> Outcome {
         // A release without an invalidation comes without a stop.
         self.stop(map);
-        self.shared.wait(timeout, |table| match table.phase(map.index, map.serial) {
-            _ if table.is_lost() => Some(Idle::DeviceLost),
-            Phase::Idle | Phase::Free => Some(Idle::Idle),
-            Phase::Live | Phase::Stopping | Phase::Cleared => None,
-        })
-        .unwrap_or(Idle::TimedOut)
+        self.shared
+            .wait(timeout, |table| match table.phase(map.index, map.serial) {
+                _ if table.is_lost() => Some(Outcome::DeviceLost),
+                Phase::Idle | Phase::Free => Some(Outcome::Idle),
+                Phase::Live | Phase::Stopping | Phase::Cleared => None,
+            })
+            .unwrap_or(Outcome::TimedOut)
     }
 
     fn unmap(&self, map: Slot) {

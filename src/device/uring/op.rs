@@ -80,7 +80,11 @@ impl Uring {
     ///
     /// # Errors
     /// As [`start`](Self::start), and those of the request itself. `ECANCELED`: the buffer was taken away first.
-    pub fn read<R: Borrow<UserPtrRef<Self>>>(lease: &LeaseOf<Self, R>, part: Part, file: impl AsFd) -> io::Result<usize> {
+    pub fn read<R: Borrow<UserPtrRef<Self>>>(
+        lease: &LeaseOf<Self, R>,
+        part: Part,
+        file: impl AsFd,
+    ) -> io::Result<usize> {
         Self::start(lease, Direction::FromFile, part, file)?.wait()
     }
 
@@ -88,7 +92,11 @@ impl Uring {
     ///
     /// # Errors
     /// As [`read`](Self::read).
-    pub fn write<R: Borrow<UserPtrRef<Self>>>(lease: &LeaseOf<Self, R>, part: Part, file: impl AsFd) -> io::Result<usize> {
+    pub fn write<R: Borrow<UserPtrRef<Self>>>(
+        lease: &LeaseOf<Self, R>,
+        part: Part,
+        file: impl AsFd,
+    ) -> io::Result<usize> {
         Self::start(lease, Direction::ToFile, part, file)?.wait()
     }
 }

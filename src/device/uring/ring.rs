@@ -36,7 +36,11 @@ impl Shared {
         };
         // A completion for each request and for each tag. The child of a fork has no use of the queues.
         let completions = u32::from(slots).saturating_add(requests.into());
-        let ring = IoUring::builder().setup_cqsize(completions).dontfork().build(requests.into()).map_err(refused)?;
+        let ring = IoUring::builder()
+            .setup_cqsize(completions)
+            .dontfork()
+            .build(requests.into())
+            .map_err(refused)?;
         ring.submitter().register_buffers_sparse(slots.into()).map_err(refused)?;
         // SAFETY: takes no pointer.
         let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
@@ -70,12 +74,17 @@ impl Shared {
     fn update(&self, slot: u16, buffer: libc::iovec, tag: u64) -> Result<(), i32> {
         // SAFETY: the kernel checks the range and holds the pages by itself; whether the memory is still the user's is what
         // the whole crate looks after.
-        let done = unsafe { self.ring.submitter().register_buffers_update(slot.into(), &[buffer], Some(&[tag])) };
+        let done =
+            unsafe { self.ring.submitter().register_buffers_update(slot.into(), &[buffer], Some(&[tag])) };
         done.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
     }
 
     /// Waits until `answer` answers. `None`: the time is over.
-    pub(super) fn wait<R>(&self, timeout: Option<Duration>, mut answer: impl FnMut(&mut Table) -> Option<R>) -> Option<R> {
+    pub(super) fn wait<R>(
+        &self,
+        timeout: Option<Duration>,
+        mut answer: impl FnMut(&mut Table) -> Option<R>,
+    ) -> Option<R> {
         // A timeout too long for the clock is none.
         let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
         let mut table = self.table();
@@ -138,7 +147,9 @@ impl Shared {
             }
             match self.ring.submit() {
                 Ok(_) => {}
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {
+                Err(error)
+                    if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) =>
+                {
                     self.reap();
                 }
                 Err(_) => return false,

@@ -71,8 +71,7 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(slots: u16, requests: u16) -> Result<Self, Refusal> {
-        let mut table =
-            Self { slots: Vec::new(), requests: Vec::new(), serial: 0, stop: false, lost: false };
+        let mut table = Self { slots: Vec::new(), requests: Vec::new(), serial: 0, stop: false, lost: false };
         table.slots.try_reserve_exact(slots.into()).map_err(|_| Refusal::Memory)?;
         table.requests.try_reserve_exact(requests.into()).map_err(|_| Refusal::Memory)?;
         table.slots.resize(slots.into(), Entry { phase: Phase::Free, serial: 0, submitting: 0 });
