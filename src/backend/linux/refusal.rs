@@ -132,8 +132,9 @@ impl Refusal {
         }
     }
 
-    /// The cause of an `ENOMEM` where locked memory is charged.
-    pub(crate) fn of_pinning() -> Self {
+    /// The cause of an `ENOMEM` from a driver that pins memory for this process and charges it as locked.
+    #[must_use]
+    pub fn of_pinning() -> Self {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: `limit` is a valid place for the answer.
         let got = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
