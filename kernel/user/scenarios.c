@@ -1,0 +1,2 @@
+#include "test.h"
+const struct test scenario_tests[] = { { NULL, NULL } };
