@@ -1,11 +1,20 @@
 //! The interval index: which registered ranges does an invalidation touch?
 //!
-//! [`IntervalIndex`] has two implementations: the tree of this crate (`Tree`), intrusive and allocation-free, and the `iset` crate's
-//! map behind the feature `iset`.
+//! [`IntervalIndex`] has two implementations: [`Tree`], the tree of this crate, intrusive and allocation-free, and
+//! `IsetIndex`, the `iset` crate's map behind the feature `iset`.
 
+mod balance;
+mod check;
+#[cfg(feature = "iset")]
+mod iset;
+mod links;
 mod node;
+mod tree;
 
+#[cfg(feature = "iset")]
+pub use self::iset::IsetIndex;
 pub use node::Node;
+pub use tree::Tree;
 
 use crate::error::Error;
 use crate::platform::Platform;

@@ -1,28 +1,21 @@
 //! The node that lies inside the indexed object.
 
+use super::links::Links;
 use crate::platform::{Cell, Platform};
 use crate::range::AddrRange;
 use core::fmt;
-use core::ptr::NonNull;
 
 /// A node of an interval index. Its range is fixed when it is made.
 ///
+/// One cache line on a 64-bit host whose cell adds nothing: a query reads one line per level of the tree, and the
+/// line of no node that it does not visit.
+///
 /// # Invariants
-/// `links` is touched under the lock around the index only.
+/// `links` is touched under the lock around the index only, and by the index only.
+#[repr(C)]
 pub struct Node<P: Platform> {
     range: AddrRange,
     pub(super) links: P::Cell<Links<P>>,
-}
-
-/// What the tree keeps in a node.
-pub(super) struct Links<P: Platform> {
-    pub(super) parent: Option<NonNull<Node<P>>>,
-    pub(super) left: Option<NonNull<Node<P>>>,
-    pub(super) right: Option<NonNull<Node<P>>>,
-    /// The largest `last` in the subtree below this node, itself included.
-    pub(super) max_last: usize,
-    /// The height of that subtree.
-    pub(super) height: u8,
 }
 
 // SAFETY: the links are touched under one lock only (invariant).
@@ -34,12 +27,12 @@ impl<P: Platform> Node<P> {
     /// A node for `range`, in no index.
     #[must_use]
     pub fn new(range: AddrRange) -> Self {
-        let links = Links { parent: None, left: None, right: None, max_last: range.last(), height: 0 };
-        Self { range, links: <P::Cell<_> as Cell<_>>::new(links) }
+        Self { range, links: <P::Cell<_> as Cell<_>>::new(Links::NONE) }
     }
 
     /// The range.
     #[must_use]
+    #[inline]
     pub fn range(&self) -> AddrRange {
         self.range
     }

@@ -15,15 +15,19 @@ use core::ptr::NonNull;
 pub enum Fate {
     /// It is dropped and its memory given back.
     Free,
-    /// Somebody took it over: its count was brought back to one and that reference is owned elsewhere.
+    /// It lives on: its count was brought back, with one reference for whoever took it over and one for the put that was
+    /// about to release it, which gives that one back.
     Keep,
+    /// It is left as it is for ever.
+    Leak,
 }
 
 /// An object that is shared by counted references.
 ///
 /// # Safety
 /// `settle` settles every lock, wait and work item inside the object. After `last_put` returned [`Fate::Free`] nothing
-/// points to the object any more. It returns [`Fate::Keep`] only if the count was revived.
+/// points to the object any more. It returns [`Fate::Keep`] only if the count was brought back with one
+/// reference to give back.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be shared by `Ref` on the host `{P}`",
     note = "implement `Object<P>`: `settle` its locks and work items, unlink it in `last_put`"
@@ -51,8 +55,15 @@ pub(crate) struct Inner<T: ?Sized, P: Platform> {
 }
 
 impl<T: ?Sized + Object<P>, P: Platform> Inner<T, P> {
+    /// For weak edges: valid while the object is alive, though its count may be zero.
     pub(crate) fn count(&self) -> &Refcount<P> {
         &self.count
+    }
+
+    /// For weak edges that own a count.
+    pub(crate) fn value(&self) -> &T {
+        self.alive.with(|_| ());
+        &self.value
     }
 }
 
@@ -246,8 +257,15 @@ impl<T: ?Sized + Object<P>, P: Platform> Deref for Last<T, P> {
 
 impl<T: ?Sized + Object<P>, P: Platform> Drop for Last<T, P> {
     fn drop(&mut self) {
-        if self.last_put() == Fate::Keep {
-            return;
+        match self.last_put() {
+            Fate::Free => {}
+            Fate::Keep => {
+                // SAFETY: the object is alive, and one count is ours by `Fate::Keep`. Not given back inside `last_put`: the
+                // object must not go while a reference to it is an argument of a running function.
+                drop(unsafe { Ref::adopt(self.ptr) });
+                return;
+            }
+            Fate::Leak => return,
         }
         // SAFETY: live until the end of this function.
         let layout = unsafe {

@@ -1,0 +1,278 @@
+//! The host's side: start, end, exit.
+
+use super::attachment::{Attachment, State};
+use super::{Core, Notifier, Outcome, cancel};
+use crate::interval::IntervalIndex;
+use crate::platform::Platform;
+use crate::range::AddrRange;
+use crate::refcount::Ref;
+use core::fmt;
+use core::ptr;
+
+/// Whether an invalidation may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blockable {
+    /// It may sleep, and never fails.
+    Yes,
+    /// It may not (the OOM reaper): anything attached in the range refuses it.
+    No,
+}
+
+/// A non-blockable start met something attached. Nothing was recorded and nothing changed (rule 10); `EAGAIN`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WouldBlock;
+
+impl From<WouldBlock> for crate::Error {
+    fn from(_: WouldBlock) -> Self {
+        Self::Again
+    }
+}
+
+impl fmt::Display for WouldBlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("something is attached in the range, and the caller may not wait (EAGAIN)")
+    }
+}
+
+impl core::error::Error for WouldBlock {}
+
+impl<P: Platform> Notifier<P> {
+    /// An invalidation of `range` begins: stops the devices and releases the pages, and keeps anything from being
+    /// attached there until [`invalidate_end`](Self::invalidate_end) with the same range.
+    ///
+    /// When it returns [`Outcome::Idle`], no overlapping object has pages installed or a lease, whoever began its cancel (rule 5).
+    /// Any other outcome says that something was quarantined. Every `Ok` opens a window and needs its end.
+    ///
+    /// If nothing overlaps it takes no lock and touches two cache lines (rule 30). It never allocates (rule 11). Called with no
+    /// lock of this crate held, and by nobody who holds a lease in the range: such a call meets the deadline (rule 29).
+    ///
+    /// # Errors
+    /// [`WouldBlock`], only for [`Blockable::No`]: nothing was recorded, no end is due.
+    ///
+    /// Source: `i915_gem_userptr_mn_invalidate_range_start`.
+    pub fn invalidate_start(&self, range: AddrRange, mode: Blockable) -> Result<Outcome, WouldBlock> {
+        Ok(self.begin(range, mode)?.finish())
+    }
+
+    /// The first half of a start: records the window, closes every overlapping object to new leases, and asks their devices to
+    /// stop; waits for nothing. With several devices on one address space, begin on each and then finish each (rule 24).
+    ///
+    /// # Errors
+    /// As [`invalidate_start`](Self::invalidate_start).
+    pub fn begin(&self, range: AddrRange, mode: Blockable) -> Result<Stopping<'_, P>, WouldBlock> {
+        let recorded = self.windows.open(range);
+        // ORDERING: store buffering with `attach`: here the window, fence, then the summary; there the node and the summary,
+        // fence, then the windows. If our fence comes first, the attach sees our window and backs out; if its fence comes
+        // first, we see its node in the summary. Release and acquire alone would let both look past each other (rule 30).
+        P::fence();
+        if recorded && !self.summary.may_overlap(range) {
+            return Ok(Stopping { home: self, range, own: ptr::null(), wait: false });
+        }
+        let begun = self.with(|core| {
+            if mode == Blockable::No && core.index.first(range).is_some() {
+                return None;
+            }
+            if !recorded {
+                core.spill.open(range);
+            }
+            Some(self.mark(core, range))
+        });
+        let Some(own) = begun else {
+            if recorded {
+                self.windows.close(range);
+                self.wake();
+            }
+            return Err(WouldBlock);
+        };
+        let (own, changed) = own;
+        if changed {
+            self.wake();
+        }
+        self.tell(own);
+        Ok(Stopping { home: self, range, own, wait: true })
+    }
+
+    /// The invalidation of `range` is over: the page tables have changed, and attaches are possible again. An end without a
+    /// start is ignored (rule 12).
+    ///
+    /// Ordering: what the caller did before happens before any attach that this end lets through.
+    pub fn invalidate_end(&self, range: AddrRange) {
+        if self.windows.close(range) || self.with(|core| core.spill.close(range)) {
+            self.wake();
+        }
+    }
+
+    /// Opens a window without stopping anything, for a host that delivers an end for a start that was refused.
+    pub fn open_window(&self, range: AddrRange) {
+        if !self.windows.open(range) {
+            self.with(|core| core.spill.open(range));
+        }
+        // ORDERING: as in `begin`, so that an attach that is not refused is visible to the caller's next start.
+        P::fence();
+    }
+
+    /// The address space is going away: everything is released and nothing attaches any more (rule 14). Like a start over
+    /// everything that never ends. Calling it twice is harmless.
+    pub fn exit(&self) -> Outcome {
+        let (own, _) = self.with(|core| {
+            core.dead = true;
+            self.mark(core, AddrRange::ALL)
+        });
+        self.wake();
+        self.tell(own);
+        Stopping { home: self, range: AddrRange::ALL, own, wait: true }.finish()
+    }
+
+    /// Tries the cancel of every object again whose device did not stop in time: for a driver that has reset its device.
+    /// Objects with leases are left to their last lease.
+    pub fn retry_quarantined(&self) -> Outcome {
+        let own = self.with(|core| {
+            let mut own = ptr::null();
+            core.each(AddrRange::ALL, |_, attachment| {
+                // SAFETY: the lock is held. A quarantined object that does not wait for leases has no owner but the
+                // quarantine, whose reference goes with the cancel from here on.
+                unsafe {
+                    if attachment.state() == State::Quarantined && !attachment.leases.is_left_to_leases() {
+                        attachment.set_state(State::Revoking);
+                        attachment.chain(own);
+                        own = ptr::from_ref(attachment);
+                    }
+                }
+            });
+            own
+        });
+        self.tell(own);
+        Stopping { home: self, range: AddrRange::ALL, own, wait: true }.finish()
+    }
+
+    /// Under the lock: detaches what has no pages, and makes every `Ready` object that can be upgraded ours to cancel.
+    /// Returns their chain,
+    /// and whether a waiting acquire has something to look at.
+    pub(super) fn mark(&self, core: &mut Core<P>, range: AddrRange) -> (*const Attachment<P>, bool) {
+        let mut own = ptr::null();
+        let mut changed = false;
+        core.each(range, |core, attachment| {
+            // SAFETY: the lock is held, and the attachment is in the index.
+            unsafe {
+                match attachment.state() {
+                    State::Acquiring | State::Failed => {
+                        // A newer ticket is what makes the acquirer's commit fail; it drops its private pins there.
+                        core.take_out(attachment, &self.summary);
+                        changed = true;
+                    }
+                    State::Ready => {
+                        // Dying: the releaser owns the cancel, and the wait below is for it, too (rule 2).
+                        if attachment.edge().is_some_and(|edge| edge.as_ref().count().get_unless_zero()) {
+                            attachment.set_state(State::Revoking);
+                            attachment.leases.close();
+                            attachment.chain(own);
+                            own = ptr::from_ref(attachment);
+                        }
+                    }
+                    // Somebody else's, or waiting for its last lease.
+                    State::Revoking | State::Quarantined => {}
+                    // Not in the index.
+                    State::Idle => debug_assert!(false),
+                }
+            }
+        });
+        (own, changed)
+    }
+
+    /// Asks the devices of a chain to stop: all of them, before one is waited for.
+    fn tell(&self, mut own: *const Attachment<P>) {
+        while !own.is_null() {
+            // SAFETY: the chain is ours: each object is alive by the count taken in `mark`, and its edge does not change.
+            unsafe {
+                if let Some(edge) = (*own).edge() {
+                    edge.as_ref().value().stop();
+                }
+                own = (*own).chained();
+            }
+        }
+    }
+}
+
+/// A start that has begun. [`finish`](Self::finish) it, or drop it, which does the same.
+///
+/// Forgetting it leaves its objects without an owner: later starts on them wait for ever, nothing worse.
+#[must_use = "nothing is released before `finish`"]
+pub struct Stopping<'n, P: Platform> {
+    home: &'n Notifier<P>,
+    range: AddrRange,
+    /// The objects that are ours to cancel; each comes with a count.
+    own: *const Attachment<P>,
+    /// Whether anything overlapped at all.
+    wait: bool,
+}
+
+// SAFETY: the chain is ours alone, and its objects are `Send + Sync`.
+unsafe impl<P: Platform> Send for Stopping<'_, P> {}
+
+impl<P: Platform> Stopping<'_, P> {
+    /// Cancels, then waits until nothing in the range is installed, whoever cancels it.
+    pub fn finish(mut self) -> Outcome {
+        self.run();
+        let outcome = self.wait();
+        core::mem::forget(self);
+        outcome
+    }
+
+    /// Cancels, or queues the cancels if the notifier has a queue, and does not wait for anybody else's. For a host that
+    /// cannot let the invalidating thread wait: nothing is released when this returns, but nobody gets a new lease either.
+    pub fn let_go(mut self) {
+        self.run();
+        core::mem::forget(self);
+    }
+
+    /// All own cancels first: another start may be waiting for one of them while we wait for its (rule 8, scenario 80).
+    fn run(&mut self) {
+        while !self.own.is_null() {
+            // SAFETY: the chain is ours; the next is read before this one is given away. The count that `mark` took goes
+            // with the reference.
+            unsafe {
+                let attachment = &*self.own;
+                self.own = attachment.chained();
+                if let Some(edge) = attachment.edge() {
+                    cancel::run_or_queue(self.home, Ref::adopt(edge));
+                }
+            }
+        }
+    }
+
+    fn wait(&self) -> Outcome {
+        let mut outcome = Outcome::Idle;
+        if self.wait {
+            self.home.wait_for(None, |core| {
+                outcome = Outcome::Idle;
+                let mut busy = false;
+                core.each(self.range, |_, attachment| {
+                    // SAFETY: the lock is held.
+                    match unsafe { attachment.state() } {
+                        // The index only; never the object, which may be dying (rule 2).
+                        State::Ready | State::Revoking => busy = true,
+                        // SAFETY: the lock is held.
+                        State::Quarantined => outcome = outcome.max(unsafe { attachment.outcome() }),
+                        // No pages. With a window open there is none; `retry_quarantined` has none.
+                        State::Idle | State::Acquiring | State::Failed => {}
+                    }
+                });
+                !busy
+            });
+        }
+        outcome
+    }
+}
+
+impl<P: Platform> Drop for Stopping<'_, P> {
+    fn drop(&mut self) {
+        self.run();
+        let _ = self.wait();
+    }
+}
+
+impl<P: Platform> fmt::Debug for Stopping<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stopping({:?}, own: {})", self.range, !self.own.is_null())
+    }
+}

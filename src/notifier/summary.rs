@@ -1,0 +1,37 @@
+//! The lock-free summary of the index: the hull of its nodes.
+
+use crate::platform::{AtomicUsize, Load, Platform, Store};
+use crate::range::AddrRange;
+use crossbeam_utils::CachePadded;
+
+/// A range, in two words, that covers every node of the index.
+///
+/// # Invariants
+/// Each value that either word ever holds while a node is in the index covers that node on its side. So any mixture of an
+/// old and a new word covers every node that was there throughout: a torn read is a correct read.
+pub(super) struct Summary<P: Platform> {
+    hull: CachePadded<Words<P>>,
+}
+
+struct Words<P: Platform> {
+    start: P::Usize,
+    last: P::Usize,
+}
+
+impl<P: Platform> Summary<P> {
+    pub(super) fn new() -> Self {
+        Self { hull: CachePadded::new(Words { start: P::Usize::new(usize::MAX), last: P::Usize::new(0) }) }
+    }
+
+    /// Called under the notifier's lock after every change of the index. Whoever inserted passes a full fence next.
+    pub(super) fn set(&self, hull: Option<AddrRange>) {
+        let (start, last) = hull.map_or((usize::MAX, 0), |h| (h.start(), h.last()));
+        self.hull.start.store(start, Store::Relaxed);
+        self.hull.last.store(last, Store::Relaxed);
+    }
+
+    /// Whether a node may overlap. Called after a full fence that follows the opening of the window.
+    pub(super) fn may_overlap(&self, range: AddrRange) -> bool {
+        self.hull.start.load(Load::Relaxed) <= range.last() && range.start() <= self.hull.last.load(Load::Relaxed)
+    }
+}
