@@ -4,8 +4,12 @@
  */
 #include "shim.h"
 
+#include <linux/delay.h>
 #include <linux/jiffies.h>
+#include <linux/ktime.h>
 #include <linux/lockdep.h>
+#include <linux/sched/signal.h>
+#include <linux/uaccess.h>
 
 static_assert(sizeof(spinlock_t) <= UK_SPIN_BYTES);
 static_assert(sizeof(struct mutex) <= UK_MUTEX_BYTES);
@@ -78,6 +82,15 @@ bool uk_wait_until(wait_queue_head_t *wq, u64 ns, bool (*met)(void *), void *dat
 	}
 	ticks = nsecs_to_jiffies64(ns) + 1;
 	return wait_event_timeout(*wq, met(data), min_t(u64, ticks, MAX_SCHEDULE_TIMEOUT - 1)) != 0;
+}
+
+/* As above, but a signal ends it: 1 met, 0 timed out, -EINTR. For requests, never for invalidations. */
+int uk_wait_interruptible(wait_queue_head_t *wq, u64 ns, bool (*met)(void *), void *data)
+{
+	long left = wait_event_interruptible_timeout(*wq, met(data),
+						     min_t(u64, nsecs_to_jiffies64(ns) + 1, MAX_SCHEDULE_TIMEOUT - 1));
+
+	return left < 0 ? -EINTR : left > 0;
 }
 
 void uk_wake_all(wait_queue_head_t *wq)
@@ -191,4 +204,30 @@ long uk_allocations(void)
 void uk_fence(void)
 {
 	smp_mb();
+}
+
+/* Lets others run for a moment. */
+void uk_pause(void)
+{
+	usleep_range(50, 200);
+}
+
+u64 uk_now_ns(void)
+{
+	return ktime_get_ns();
+}
+
+bool uk_signal_pending(void)
+{
+	return signal_pending(current);
+}
+
+int uk_copy_from_user(void *to, unsigned long from, size_t len)
+{
+	return copy_from_user(to, (const void __user *)from, len) ? -EFAULT : 0;
+}
+
+int uk_copy_to_user(unsigned long to, const void *from, size_t len)
+{
+	return copy_to_user((void __user *)to, from, len) ? -EFAULT : 0;
 }

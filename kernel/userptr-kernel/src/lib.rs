@@ -5,9 +5,11 @@
 #![no_std]
 #![allow(missing_docs, reason = "the modules are private to the module; what matters is documented where it stands")]
 
+mod copier;
 mod ffi;
 mod platform;
 mod selftest;
+mod space;
 
 /// Out of reach, as `kernel/check-object` proves; the language asks for one.
 #[panic_handler]

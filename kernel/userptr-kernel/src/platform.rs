@@ -9,7 +9,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{self, Ordering};
 use core::time::Duration;
 use userptr::platform::{AtomicUsize, Cell, Load, LockClass, RawLock, RawQueue, RawWait, RawWork, Rmw, Store};
-use userptr::{Error, Platform};
+use userptr::{Error, Object, Platform, Ref};
 
 /// Spinlocks, mutexes, wait queues, workqueues and `kvmalloc` of the running kernel.
 #[derive(Debug)]
@@ -168,6 +168,23 @@ unsafe extern "C" fn met(data: *mut c_void) -> bool {
     condition()
 }
 
+impl KWait {
+    /// Waits as `wait_until` does, but a signal ends it. `Ok(false)`: the time passed.
+    ///
+    /// # Safety
+    /// Settled, and the caller holds no spinlock and is no invalidation.
+    pub unsafe fn wait_interruptible(&self, timeout: Duration, mut condition: impl FnMut() -> bool) -> Result<bool, Error> {
+        let ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        let mut condition: &mut dyn FnMut() -> bool = &mut condition;
+        // SAFETY: settled (caller); the condition lives until the call returns.
+        match unsafe { ffi::uk_wait_interruptible(self.0.get(), ns, met, (&raw mut condition).cast()) } {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Error::Interrupted),
+        }
+    }
+}
+
 // SAFETY: `wait_event` queues the thread, then looks, and `wq_has_sleeper` fences, then looks: one sees the other.
 unsafe impl RawWait for KWait {
     fn blank() -> Self {
@@ -250,19 +267,24 @@ pub enum Kind {
     Copy = 3,
 }
 
-/// A workqueue. Dropping it waits for its items.
-///
+/// A handle to a workqueue; a copy is another handle to the same one. Dropping the last waits for the items, so the driver
+/// keeps one until its very end: the last may not go in an item of the queue itself.
+#[derive(Clone, Debug)]
+pub struct KQueue(Ref<Inner, Kernel>);
+
 /// # Invariants
-/// `busy` counts the items that are queued or running, and stays in place while the queue lives.
-pub struct KQueue {
+/// `busy` counts the items that are queued or running.
+struct Inner {
     wq: NonNull<Workqueue>,
-    busy: NonNull<atomic::AtomicUsize>,
+    busy: atomic::AtomicUsize,
 }
 
 // SAFETY: a workqueue is made to be shared; the counter is atomic.
-unsafe impl Send for KQueue {}
+unsafe impl Send for Inner {}
 // SAFETY: as above.
-unsafe impl Sync for KQueue {}
+unsafe impl Sync for Inner {}
+// SAFETY: nothing to settle. Only queued items point here, and dropping waits for them.
+unsafe impl Object<Kernel> for Inner {}
 
 impl KQueue {
     /// A queue of that kind.
@@ -270,40 +292,28 @@ impl KQueue {
     /// # Errors
     /// [`Error::NoMemory`].
     pub fn try_new(kind: Kind) -> Result<Self, Error> {
-        let layout = Layout::new::<atomic::AtomicUsize>();
-        let busy = Kernel::alloc(layout).ok_or(Error::NoMemory)?.cast::<atomic::AtomicUsize>();
-        // SAFETY: fresh memory of that layout.
-        unsafe { busy.write(atomic::AtomicUsize::new(0)) };
         // SAFETY: a plain number.
-        match NonNull::new(unsafe { ffi::uk_queue_new(kind as u32) }) {
-            Some(wq) => Ok(Self { wq, busy }),
-            None => {
-                // SAFETY: nobody else knows it.
-                unsafe { Kernel::dealloc(busy.cast(), layout) };
-                Err(Error::NoMemory)
-            }
-        }
+        let wq = NonNull::new(unsafe { ffi::uk_queue_new(kind as u32) }).ok_or(Error::NoMemory)?;
+        // If this fails, the value comes back and its drop destroys the queue.
+        let inner = Ref::try_new(Inner { wq, busy: atomic::AtomicUsize::new(0) }).map_err(|(_, e)| e)?;
+        Ok(Self(inner))
     }
 
-    fn busy(&self) -> &atomic::AtomicUsize {
-        // SAFETY: in place while the queue lives (invariant).
-        unsafe { self.busy.as_ref() }
+    fn wq(&self) -> *mut Workqueue {
+        self.0.wq.as_ptr()
     }
 }
 
-impl Drop for KQueue {
+impl Drop for Inner {
     fn drop(&mut self) {
         // SAFETY: `destroy_workqueue` waits for what is queued; nobody enqueues any more, as nobody has the queue.
-        unsafe {
-            ffi::uk_queue_free(self.wq.as_ptr());
-            Kernel::dealloc(self.busy.cast(), Layout::new::<atomic::AtomicUsize>());
-        }
+        unsafe { ffi::uk_queue_free(self.wq.as_ptr()) }
     }
 }
 
-impl fmt::Debug for KQueue {
+impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("KQueue")
+        f.write_str("Workqueue")
     }
 }
 
@@ -316,13 +326,13 @@ fn raw(item: *const KWork) -> *mut c_void {
 unsafe impl RawQueue<KWork> for KQueue {
     unsafe fn enqueue(&self, item: *const KWork) -> bool {
         // SAFETY: alive (caller). An item goes to one queue, so this writes what is there already, or is the first.
-        unsafe { (*item).busy.store(self.busy.as_ptr(), Ordering::Relaxed) };
-        self.busy().fetch_add(1, Ordering::Relaxed);
+        unsafe { (*item).busy.store((&raw const self.0.busy).cast_mut(), Ordering::Relaxed) };
+        self.0.busy.fetch_add(1, Ordering::Relaxed);
         // SAFETY: settled and alive until it has run (caller).
-        if unsafe { ffi::uk_queue_work(self.wq.as_ptr(), raw(item)) } {
+        if unsafe { ffi::uk_queue_work(self.wq(), raw(item)) } {
             return true;
         }
-        self.busy().fetch_sub(1, Ordering::Release);
+        self.0.busy.fetch_sub(1, Ordering::Release);
         false
     }
 
@@ -335,7 +345,7 @@ unsafe impl RawQueue<KWork> for KQueue {
         // SAFETY: settled and alive (caller).
         let taken = unsafe { ffi::uk_cancel_work(raw(item)) };
         if taken {
-            self.busy().fetch_sub(1, Ordering::Release);
+            self.0.busy.fetch_sub(1, Ordering::Release);
         }
         taken
     }
@@ -347,7 +357,7 @@ unsafe impl RawQueue<KWork> for KQueue {
 
     fn flush(&self) {
         // SAFETY: the queue lives.
-        unsafe { ffi::uk_flush_queue(self.wq.as_ptr()) }
+        unsafe { ffi::uk_flush_queue(self.wq()) }
     }
 
     /// Not `drain_workqueue`, which warns when somebody outside the queue enqueues meanwhile.
@@ -355,7 +365,7 @@ unsafe impl RawQueue<KWork> for KQueue {
         loop {
             self.flush();
             // ORDERING: pairs with the release in `userptr_work_run`.
-            if self.busy().load(Ordering::Acquire) == 0 {
+            if self.0.busy.load(Ordering::Acquire) == 0 {
                 return;
             }
         }
