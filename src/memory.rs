@@ -91,8 +91,8 @@ pub trait AddressSpace: Sized + Send + Sync + 'static {
     /// work item or from a caller that is in no callback.
     fn unregister(&self, registration: Self::Registration);
 
-    /// Tells the host which ranges are in use, before a pin and with no lock held; a host that watches the whole address
-    /// space has nothing to do. May fail, for example at a limit.
+    /// Tells the host that the range is about to be pinned, before every pin and with no lock held; a host that watches the
+    /// whole address space has nothing to do. May fail, for example at a limit.
     ///
     /// # Errors
     /// As [`register`](Self::register).
@@ -101,8 +101,8 @@ pub trait AddressSpace: Sized + Send + Sync + 'static {
         Ok(())
     }
 
-    /// The range is no longer in use by one who called [`watch`](Self::watch). Called once for each, with no lock held; never
-    /// from inside an invalidation.
+    /// The object that called [`watch`](Self::watch), once or more, is being released. No lock is held, but this may come from
+    /// inside a cancel, when that drops the last reference: a host whose own locks forbid that defers it.
     fn unwatch(&self, registration: &Self::Registration, range: AddrRange) {
         let _ = (registration, range);
     }
@@ -115,6 +115,11 @@ pub trait AddressSpace: Sized + Send + Sync + 'static {
     fn quiet(&self, registration: &Self::Registration) -> bool {
         let _ = registration;
         true
+    }
+
+    /// Waits until [`quiet`](Self::quiet) may be true again, for a moment at most. No lock is held.
+    fn wait_quiet(&self, registration: &Self::Registration) {
+        let _ = registration;
     }
 
     /// Pins what can be pinned without waiting, from the start of the range, into `out`; fewer pages than the range has is

@@ -4,7 +4,11 @@ use crate::error::Error;
 use crate::memory::{AddressSpace, Pages};
 use crate::notifier::Outcome;
 use crate::pages::{SgLimits, SgTable};
+use core::fmt;
 use core::time::Duration;
+
+/// The host of a device.
+pub type Host<D> = <<D as Device>::Space as AddressSpace>::Platform;
 
 /// What a device can do.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +30,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            pages: usize::MAX,
+            pages: u32::MAX as usize,
             sg: SgLimits::NONE,
             read_only: true,
             coherent: true,
@@ -37,7 +41,6 @@ impl Default for Limits {
 }
 
 /// What the device is given to map.
-#[derive(Debug)]
 pub struct Prepare<'a, S: AddressSpace> {
     /// The address of the object's first byte in its address space.
     pub address: usize,
@@ -82,4 +85,10 @@ pub trait Device: Sized + Send + Sync + 'static {
 
     /// Takes the mapping away. The device is idle, or never began. Cannot fail.
     fn unmap(&self, map: Self::Map);
+}
+
+impl<S: AddressSpace> fmt::Debug for Prepare<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Prepare({:#x}, {} pages, write: {})", self.address, self.pages.len(), self.write)
+    }
 }

@@ -172,7 +172,9 @@ impl<P: Platform> At<P> {
     #[inline]
     pub(super) fn set_kid(self, side: Side, kid: Kid<P>) {
         // SAFETY: as in `set_parent`; a `Side` is an index into the two kids.
-        self.write(|links| unsafe { (&raw mut (*links).kids).cast::<Kid<P>>().add(side as usize).write(kid) });
+        self.write(|links| unsafe {
+            (&raw mut (*links).kids).cast::<Kid<P>>().add(side as usize).write(kid)
+        });
     }
 
     /// Gives the child on `side` a new maximum, and says whether that was one.

@@ -1,7 +1,7 @@
 //! The object's side: attach, commit, abandon, wait.
 
 use super::attachment::{State, Subscriber};
-use super::{Edge, Notifier};
+use super::{Core, Edge, Notifier};
 use crate::interval::IntervalIndex;
 use crate::platform::Platform;
 use crate::refcount::Ref;
@@ -36,10 +36,11 @@ impl<P: Platform> Notifier<P> {
     ///
     /// Source: `add_object`; the ticket and the window are ours.
     pub fn attach<T: Subscriber<P>>(sub: &Ref<T, P>) -> Result<Ticket, Refused> {
-        let (home, attachment) = (sub.home(), sub.attachment());
+        let attachment = sub.attachment();
         let range = attachment.range();
-        let edge: Edge<P> = Ref::inner(sub);
-        home.with(|core| {
+        let inner = Ref::inner(sub);
+        let edge: Edge<P> = inner;
+        Self::at_home(&**sub, |home, core| {
             if core.dead {
                 return Err(Refused::Dead);
             }
@@ -84,30 +85,33 @@ impl<P: Platform> Notifier<P> {
         lease: bool,
         install: F,
     ) -> Result<(), F> {
-        let (home, attachment) = (sub.home(), sub.attachment());
-        let committed = home.with(|_| {
+        let attachment = sub.attachment();
+        let mut install = Some(install);
+        Self::at_home(&**sub, |_, _| {
             // SAFETY: the lock is held.
             unsafe {
                 if attachment.state() != State::Acquiring || attachment.ticket() != ticket.0 {
-                    return Err(install);
+                    return;
                 }
-                install();
+                if let Some(install) = install.take() {
+                    install();
+                }
                 attachment.leases.open(usize::from(lease));
                 attachment.set_state(State::Ready);
             }
-            Ok(())
         });
-        if committed.is_ok() {
-            home.wake();
+        if let Some(install) = install {
+            return Err(install);
         }
-        committed
+        sub.home().wake();
+        Ok(())
     }
 
     /// Gives an acquire up, if the ticket is still the newest: `Idle`, or `Failed` if the failure is to stick. `false`: it had been
     /// superseded, and the object is somebody else's business.
     pub fn abandon<T: Subscriber<P>>(sub: &Ref<T, P>, ticket: Ticket, sticky: bool) -> bool {
-        let (home, attachment) = (sub.home(), sub.attachment());
-        let mine = home.with(|core| {
+        let attachment = sub.attachment();
+        let mine = Self::at_home(&**sub, |home, core| {
             // SAFETY: the lock is held; `Acquiring`, so the node is in the index.
             unsafe {
                 let mine = attachment.state() == State::Acquiring && attachment.ticket() == ticket.0;
@@ -120,7 +124,7 @@ impl<P: Platform> Notifier<P> {
             }
         });
         if mine {
-            home.wake();
+            sub.home().wake();
         }
         mine
     }
@@ -129,7 +133,7 @@ impl<P: Platform> Notifier<P> {
     pub fn current_ticket<T: Subscriber<P>>(sub: &Ref<T, P>) -> Option<Ticket> {
         let attachment = sub.attachment();
         // SAFETY: the lock is held.
-        sub.home().with(|_| unsafe {
+        Self::at_home(&**sub, |_, _| unsafe {
             (attachment.state() == State::Acquiring).then(|| Ticket(attachment.ticket()))
         })
     }
@@ -138,14 +142,19 @@ impl<P: Platform> Notifier<P> {
     #[must_use]
     pub fn state<T: Subscriber<P>>(sub: &Ref<T, P>) -> State {
         // SAFETY: the lock is held.
-        sub.home().with(|_| unsafe { sub.attachment().state() })
+        Self::at_home(&**sub, |_, _| unsafe { sub.attachment().state() })
     }
 
     /// Waits until an attach may get on: until the object is neither being acquired nor cancelled, and no window is open over it.
     /// `false`: the timeout passed first. The caller holds no lease and no lock (rule 29).
     pub fn wait_ready<T: Subscriber<P>>(sub: &Ref<T, P>, timeout: Option<Duration>) -> bool {
-        let (home, attachment) = (sub.home(), sub.attachment());
+        let attachment = sub.attachment();
+        let home = sub.home();
         home.wait_for(timeout, |core| {
+            if !core::ptr::eq(home, sub.home()) {
+                // Moved by an export: look again.
+                return true;
+            }
             // SAFETY: the lock is held.
             match unsafe { attachment.state() } {
                 State::Ready | State::Failed | State::Quarantined => true,
@@ -156,5 +165,50 @@ impl<P: Platform> Notifier<P> {
                 }
             }
         })
+    }
+
+    /// Moves an object to another notifier: in one section of the old one's lock, and only while `ticket` keeps it from everybody
+    /// else, takes it out, `Idle`, and runs `switch`, after which [`Subscriber::home`] answers the new one. `false`: the ticket was
+    /// superseded and nothing changed.
+    pub(crate) fn move_home<T: Subscriber<P>>(
+        sub: &Ref<T, P>,
+        ticket: Ticket,
+        switch: impl FnOnce(),
+    ) -> bool {
+        let (old, attachment) = (sub.home(), sub.attachment());
+        let moved = old.with(|core| {
+            // SAFETY: the lock is held. The caller's ticket is of this home: a move needs a ticket, and ours is the newest
+            // or this does nothing.
+            unsafe {
+                let mine = core::ptr::eq(old, sub.home())
+                    && attachment.state() == State::Acquiring
+                    && attachment.ticket() == ticket.0;
+                if mine {
+                    core.take_out(attachment, &old.summary);
+                    switch();
+                }
+                mine
+            }
+        });
+        if moved {
+            old.wake();
+        }
+        moved
+    }
+
+    /// Runs `f` under the lock of the object's home. An export can move the object between the look and the lock, so
+    /// the home is looked at again under the lock, where it cannot change.
+    pub(super) fn at_home<R>(
+        sub: &(impl Subscriber<P> + ?Sized),
+        mut f: impl FnMut(&Self, &mut Core<P>) -> R,
+    ) -> R {
+        loop {
+            let home = sub.home();
+            // At most one more turn: an object moves once.
+            let done = home.with(|core| core::ptr::eq(home, sub.home()).then(|| f(home, core)));
+            if let Some(done) = done {
+                return done;
+            }
+        }
     }
 }

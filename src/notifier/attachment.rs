@@ -1,6 +1,6 @@
 //! What an object carries to be found by an invalidation.
 
-use super::lease::LeaseWord;
+use super::lease::{LeaseWord, Put};
 use super::{Notifier, Outcome};
 use crate::interval::Node;
 use crate::platform::{Cell, Platform, RawWork, WaitQueue};
@@ -39,7 +39,7 @@ pub enum State {
 pub unsafe trait Subscriber<P: Platform>: Object<P> {
     /// The attachment inside the object.
     fn attachment(&self) -> &Attachment<P>;
-    /// The notifier that it attaches to.
+    /// The notifier that it attaches to. A few loads: it is also asked under the notifier's lock.
     fn home(&self) -> &Notifier<P>;
     /// How long a cancel waits for leases, and again for the device. `None`: for ever.
     fn deadline(&self) -> Option<Duration>;
@@ -116,6 +116,30 @@ impl<P: Platform> Attachment<P> {
     #[must_use]
     pub fn range(&self) -> AddrRange {
         self.node.range()
+    }
+
+    pub(crate) fn take_lease(&self) -> bool {
+        self.leases.take()
+    }
+
+    pub(crate) fn put_lease(&self) -> Put {
+        self.leases.put()
+    }
+
+    /// Whether leases are refused.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.leases.is_closed()
+    }
+
+    /// The number of leases at this moment, the pages' own included.
+    pub(crate) fn leases(&self) -> usize {
+        self.leases.count()
+    }
+
+    /// Tells the cancel that the last lease is gone. The caller keeps the object alive.
+    pub(crate) fn wake_drained(&self) {
+        // SAFETY: settled with the attachment; no lock is held.
+        unsafe { self.drained.wake_all() };
     }
 
     /// The attachment around an index node.

@@ -161,7 +161,7 @@ impl<P: Platform> Notifier<P> {
     /// # Safety
     /// The object's count is zero and this is called from its `last_put`.
     pub unsafe fn detach(sub: &dyn Subscriber<P>) -> Fate {
-        match sub.home().claim(sub.attachment()) {
+        match Self::claim(sub) {
             State::Ready => {
                 sub.stop();
                 match drain_and_quiesce(sub, Owner::Release) {
@@ -179,13 +179,14 @@ impl<P: Platform> Notifier<P> {
     }
 
     /// Detaches what has no pages, and makes a `Ready` object the caller's to cancel. Returns the state it found.
-    fn claim(&self, attachment: &Attachment<P>) -> State {
-        let state = self.with(|core| {
+    fn claim(sub: &dyn Subscriber<P>) -> State {
+        let attachment = sub.attachment();
+        let state = Self::at_home(sub, |home, core| {
             // SAFETY: the lock is held.
             unsafe {
                 let state = attachment.state();
                 match state {
-                    State::Acquiring | State::Failed => core.take_out(attachment, &self.summary),
+                    State::Acquiring | State::Failed => core.take_out(attachment, &home.summary),
                     State::Ready => {
                         attachment.set_state(State::Revoking);
                         attachment.leases.close();
@@ -196,7 +197,7 @@ impl<P: Platform> Notifier<P> {
             }
         });
         if matches!(state, State::Acquiring | State::Failed) {
-            self.wake();
+            sub.home().wake();
         }
         state
     }
@@ -208,13 +209,18 @@ impl<P: Platform> Notifier<P> {
     ///
     /// The [`Outcome`] says whether the pages are released.
     pub fn revoke<T: Subscriber<P>>(sub: &Ref<T, P>) -> Outcome {
-        let (home, attachment) = (sub.home(), sub.attachment());
-        if home.claim(attachment) == State::Ready {
+        let attachment = sub.attachment();
+        if Self::claim(&**sub) == State::Ready {
             sub.stop();
             let _ = drain_and_quiesce(&**sub, Owner::Reference);
         }
         let mut outcome = Outcome::Idle;
+        let home = sub.home();
         home.wait_for(None, |_| {
+            if !core::ptr::eq(home, sub.home()) {
+                // Moved by an export, which revoked it first.
+                return true;
+            }
             // SAFETY: the lock is held.
             unsafe {
                 outcome = Outcome::Idle;
@@ -231,8 +237,8 @@ impl<P: Platform> Notifier<P> {
 
     /// Forgets a sticky failure (rule 15). `false`: there was none.
     pub fn reset_failed<T: Subscriber<P>>(sub: &Ref<T, P>) -> bool {
-        let (home, attachment) = (sub.home(), sub.attachment());
-        let was = home.with(|core| {
+        let attachment = sub.attachment();
+        let was = Self::at_home(&**sub, |home, core| {
             // SAFETY: the lock is held.
             unsafe {
                 let was = attachment.state() == State::Failed;
@@ -243,7 +249,7 @@ impl<P: Platform> Notifier<P> {
             }
         });
         if was {
-            home.wake();
+            sub.home().wake();
         }
         was
     }

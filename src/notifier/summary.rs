@@ -32,6 +32,7 @@ impl<P: Platform> Summary<P> {
 
     /// Whether a node may overlap. Called after a full fence that follows the opening of the window.
     pub(super) fn may_overlap(&self, range: AddrRange) -> bool {
-        self.hull.start.load(Load::Relaxed) <= range.last() && range.start() <= self.hull.last.load(Load::Relaxed)
+        self.hull.start.load(Load::Relaxed) <= range.last()
+            && range.start() <= self.hull.last.load(Load::Relaxed)
     }
 }

@@ -6,7 +6,7 @@ use core::alloc::Layout;
 use core::fmt;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
-use core::ops::Deref;
+use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
 /// A vector of plain values with a capacity fixed when it is made: it never allocates again, so it can be filled, emptied and
@@ -87,12 +87,6 @@ impl<T: Copy, P: Platform> Buffer<T, P> {
     pub fn clear(&mut self) {
         self.len = 0;
     }
-
-    /// The last value, to change it.
-    pub fn last_mut(&mut self) -> Option<&mut T> {
-        // SAFETY: the first `len` values are initialised and borrowed exclusively.
-        unsafe { core::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }.last_mut()
-    }
 }
 
 impl<T: Copy, P: Platform> Deref for Buffer<T, P> {
@@ -100,6 +94,13 @@ impl<T: Copy, P: Platform> Deref for Buffer<T, P> {
     fn deref(&self) -> &[T] {
         // SAFETY: the first `len` values are initialised (invariant).
         unsafe { core::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Copy, P: Platform> DerefMut for Buffer<T, P> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: the first `len` values are initialised and borrowed exclusively.
+        unsafe { core::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::Buffer;
 use crate::error::Error;
 use crate::platform::Platform;
+use core::fmt;
 
 /// A run of pages whose frames follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +36,6 @@ impl SgLimits {
 /// The segments cover the pages in order, without gap or overlap; none is longer than the limit.
 ///
 /// Source: `st_set_pages`, `sg_alloc_table_from_pages`, whose lengths are truncated to 32 bits.
-#[derive(Debug)]
 pub struct SgTable<P: Platform> {
     segments: Buffer<Segment, P>,
     pages: usize,
@@ -55,7 +55,8 @@ impl<P: Platform> SgTable<P> {
     /// # Ok::<(), userptr::Error>(())
     /// ```
     pub fn build(frames: impl Iterator<Item = usize> + Clone, limits: SgLimits) -> Result<Self, Error> {
-        let runs = Runs { frames: frames.clone(), first: 0, pending: None, most: limits.segment_pages.max(1) };
+        let runs =
+            Runs { frames: frames.clone(), first: 0, pending: None, most: limits.segment_pages.max(1) };
         let count = runs.clone().count();
         if count > limits.segments {
             return Err(Error::TooBig);
@@ -108,5 +109,11 @@ impl<I: Iterator<Item = usize>> Iterator for Runs<I> {
         }
         self.first = self.first.saturating_add(run.pages);
         Some(run)
+    }
+}
+
+impl<P: Platform> fmt::Debug for SgTable<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.segments()).finish()
     }
 }

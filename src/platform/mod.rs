@@ -47,7 +47,7 @@ pub unsafe trait Platform: Sized + Send + Sync + 'static {
     /// A work item, in place inside the object that it works on.
     type Work: RawWork;
     /// A handle to a work queue: the software queue of this crate, or the host's own.
-    type Queue: RawQueue<Self::Work>;
+    type Queue: RawQueue<Self::Work> + Clone + 'static;
 
     /// How many open invalidation windows are recorded one by one; more are kept as a count and a hull.
     /// At most [`MAX_WINDOWS`]. A model checker wants a small number, a host wants the default.

@@ -15,4 +15,5 @@ mod count;
 mod reference;
 
 pub use count::Refcount;
+pub(crate) use reference::Inner;
 pub use reference::{Fate, Last, Object, Ref};

@@ -177,6 +177,7 @@ impl<T: ?Sized + Object<P>, P: Platform> Ref<T, P> {
     ///
     /// # Safety
     /// The lock is settled, and this thread does not hold it.
+    #[allow(clippy::type_complexity, reason = "a pair: the object and the held lock")]
     pub unsafe fn put_and_lock<'l, R: RawLock, U>(
         this: Self,
         lock: &'l Lock<R, P, U>,

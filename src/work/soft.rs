@@ -253,6 +253,7 @@ impl<P: Platform> State<P> {
             if ptr::eq(mark.item, item) {
                 return Some(mark.turn);
             }
+            // SAFETY: as above.
             at = mark.next.with(|p| unsafe { *p });
         }
         None

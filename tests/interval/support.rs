@@ -119,7 +119,8 @@ impl<I: Checked> Pool<I> {
 
     /// All hits, as the list has them, in the order of the index.
     pub(crate) fn naive(&self, range: AddrRange) -> Vec<At> {
-        let mut hits: Vec<At> = self.list.iter().copied().filter(|&node| range_of(node).overlaps(range)).collect();
+        let mut hits: Vec<At> =
+            self.list.iter().copied().filter(|&node| range_of(node).overlaps(range)).collect();
         hits.sort_unstable_by_key(|&node| (range_of(node).start(), node));
         hits
     }

@@ -82,7 +82,8 @@ fn s13_other_nodes_removed_ahead_of_and_behind_the_walk<I: Checked>() {
             let start = random.below(SPACE);
             pool.add(span(start, start + random.below(60))).unwrap();
             let here = (range_of(node).start(), node);
-            let expected = pool.naive(range).into_iter().find(|&later| (range_of(later).start(), later) > here);
+            let expected =
+                pool.naive(range).into_iter().find(|&later| (range_of(later).start(), later) > here);
             at = pool.next(node, range);
             assert_eq!(at, expected);
         }

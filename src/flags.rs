@@ -1,0 +1,44 @@
+//! The flags of creation.
+
+use crate::error::Error;
+
+/// How an object may be used. The bits are the reference's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Flags(u32);
+
+impl Flags {
+    /// Synchronised, read and write.
+    pub const NONE: Self = Self(0);
+    /// The device only reads; the pages are never dirtied.
+    pub const READ_ONLY: Self = Self(1);
+    /// No notifications: the caller promises that the mapping does not change. Needs privilege.
+    pub const UNSYNCHRONIZED: Self = Self(1 << 31);
+
+    const KNOWN: u32 = Self::READ_ONLY.0 | Self::UNSYNCHRONIZED.0;
+
+    /// From the bits that a caller gave.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown bit.
+    pub const fn from_bits(bits: u32) -> Result<Self, Error> {
+        if bits & !Self::KNOWN == 0 { Ok(Self(bits)) } else { Err(Error::Invalid) }
+    }
+
+    /// The bits.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Both.
+    #[must_use]
+    pub const fn with(self, more: Self) -> Self {
+        Self(self.0 | more.0)
+    }
+
+    /// Whether all bits of `other` are set.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}

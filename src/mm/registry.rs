@@ -1,0 +1,177 @@
+//! The registry: from an address space's identity to its record.
+
+use super::record::{MmRecord, MmRef};
+use crate::error::Error;
+use crate::memory::AddressSpace;
+use crate::platform::{LockClass, Mutex, Platform, RawQueue};
+use crate::refcount::{Inner, Object, Ref};
+use core::fmt;
+use core::ptr::NonNull;
+
+const BUCKETS: usize = 64;
+
+pub(super) type RecordPtr<S> = NonNull<Inner<MmRecord<S>, <S as AddressSpace>::Platform>>;
+
+/// The address spaces that a device works on.
+///
+/// # Invariants
+/// A linked record's count is above zero whenever the mutex is free: its last put takes the mutex first and unlinks it.
+///
+/// Source: `mm_structs`, `mm_lock`, `__i915_mm_struct_find`.
+pub struct MmRegistry<S: AddressSpace> {
+    pub(super) buckets: Mutex<S::Platform, Buckets<S>>,
+    /// Where cancels of its notifiers run.
+    pub(super) cancels: Option<<S::Platform as Platform>::Queue>,
+    /// Where records are freed: another queue than the one that a record's release waits for (rule 13).
+    pub(super) frees: <S::Platform as Platform>::Queue,
+}
+
+/// Intrusive lists by identity.
+pub(super) struct Buckets<S: AddressSpace> {
+    heads: [Option<RecordPtr<S>>; BUCKETS],
+}
+
+// SAFETY: the pointers are followed under the registry's mutex, while the records live (invariant of the registry).
+unsafe impl<S: AddressSpace> Send for Buckets<S> {}
+
+// SAFETY: `settle` settles the mutex. Records hold counted references to the registry.
+unsafe impl<S: AddressSpace> Object<S::Platform> for MmRegistry<S> {
+    unsafe fn settle(&self) {
+        // SAFETY: the caller's promise, handed on.
+        unsafe { self.buckets.settle() }
+    }
+}
+
+impl<S: AddressSpace> MmRegistry<S> {
+    /// An inert registry, for [`Ref::try_new`]. `frees` is a queue that runs no cancels.
+    #[must_use]
+    pub fn blank(
+        cancels: Option<<S::Platform as Platform>::Queue>,
+        frees: <S::Platform as Platform>::Queue,
+    ) -> Self {
+        let buckets = Buckets { heads: [None; BUCKETS] };
+        Self { buckets: Mutex::<S::Platform, _>::blank(LockClass::REGISTRY, buckets), cancels, frees }
+    }
+
+    /// The record of an address space, made if there is none.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`].
+    pub fn find(this: &Ref<Self, S::Platform>, space: &S) -> Result<MmRef<S>, Error> {
+        let id = space.id();
+        if let Some(found) = this.with(|buckets| buckets.get(id)) {
+            return Ok(found);
+        }
+        // Made with no lock held, because an allocation may reclaim (rule 27); then look again.
+        let made = MmRecord::try_new(this.clone(), space.grab())?;
+        let found = this.with(|buckets| match buckets.get(id) {
+            Some(found) => Some(found),
+            None => {
+                // SAFETY: fresh, so in no list; alive until its last put unlinks it.
+                unsafe { buckets.link(id, &made) };
+                None
+            }
+        });
+        match found {
+            // The loser was never linked: it goes as a plain object, here, outside the lock.
+            Some(found) => Ok(found),
+            None => Ok(MmRef::new(made)),
+        }
+    }
+
+    /// The number of records. A snapshot.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.with(|buckets| {
+            let mut n = 0_usize;
+            for head in &buckets.heads {
+                let mut at = *head;
+                while let Some(record) = at {
+                    n = n.saturating_add(1);
+                    // SAFETY: the mutex is held: linked records are alive.
+                    at = unsafe { record.as_ref().value().next() };
+                }
+            }
+            n
+        })
+    }
+
+    /// Whether there is no record. A snapshot.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Waits until every record that was given back so far is freed. Not from within the free queue.
+    pub fn flush(&self) {
+        self.frees.flush();
+    }
+
+    pub(super) fn with<R>(&self, f: impl FnOnce(&mut Buckets<S>) -> R) -> R {
+        // SAFETY: settled by `Ref::try_new`. No section allocates, calls out or enters another.
+        unsafe { self.buckets.with(f) }
+    }
+}
+
+impl<S: AddressSpace> Buckets<S> {
+    fn head(&mut self, id: usize) -> Option<&mut Option<RecordPtr<S>>> {
+        // Identities are addresses of large structures: mix the bits before taking some.
+        let mixed = id.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64 as usize);
+        self.heads.get_mut((mixed >> (usize::BITS / 2)) % BUCKETS)
+    }
+
+    fn get(&mut self, id: usize) -> Option<MmRef<S>> {
+        let mut at = *self.head(id)?;
+        while let Some(record) = at {
+            // SAFETY: the mutex is held: linked records are alive, and their counts are above zero.
+            unsafe {
+                let value = record.as_ref().value();
+                if value.space().id() == id {
+                    record.as_ref().count().get();
+                    return Some(MmRef::new(Ref::adopt(record)));
+                }
+                at = value.next();
+            }
+        }
+        None
+    }
+
+    /// # Safety
+    /// The record is in no list.
+    unsafe fn link(&mut self, id: usize, record: &Ref<MmRecord<S>, S::Platform>) {
+        if let Some(head) = self.head(id) {
+            // SAFETY: the mutex is held.
+            unsafe { record.set_next(*head) };
+            *head = Some(Ref::inner(record));
+        }
+    }
+
+    /// Takes a record out.
+    pub(super) fn unlink(&mut self, record: &MmRecord<S>) {
+        let Some(head) = self.head(record.space().id()) else { return };
+        // SAFETY: the mutex is held: what is linked is alive.
+        unsafe {
+            let mut before: Option<RecordPtr<S>> = None;
+            let mut at = *head;
+            while let Some(here) = at {
+                let value = here.as_ref().value();
+                let next = value.next();
+                if core::ptr::eq(value, record) {
+                    match before {
+                        Some(before) => before.as_ref().value().set_next(next),
+                        None => *head = next,
+                    }
+                    return;
+                }
+                before = at;
+                at = next;
+            }
+        }
+    }
+}
+
+impl<S: AddressSpace> fmt::Debug for MmRegistry<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MmRegistry({} records)", self.len())
+    }
+}

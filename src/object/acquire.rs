@@ -1,0 +1,204 @@
+//! Acquire: take a lease, pinning first if there are no pages.
+
+use super::lease::{Lease, OwnedLease};
+use super::userptr::{Installed, UserPtr, UserPtrRef};
+use super::{RETRIES, worker};
+use crate::device::Host;
+use crate::device::{Device, Prepare};
+use crate::error::Error;
+use crate::memory::{AddressSpace, Caller, Pages, Usage};
+use crate::notifier::{Notifier, Refused, Ticket};
+use crate::pages::{Buffer, SgTable};
+use crate::platform::{AtomicUsize, Cell, Rmw, Store};
+
+impl<D: Device> UserPtr<D> {
+    /// A lease, now or not at all: pins what can be pinned without waiting, leaves the rest to a worker, and never waits itself.
+    ///
+    /// # Errors
+    /// * [`Error::Again`]: an invalidation is in progress, somebody else or a worker is pinning, or all workers are taken.
+    /// * [`Error::Fault`]: the range is not memory (this sticks until its mapping changes, or [`reset`](Self::reset)); the
+    ///   address space is gone; or the caller lives in another one.
+    /// * Others, once each, from the pin, the device or the allocator; a retry can work.
+    ///
+    /// Source: `i915_gem_userptr_get_pages`.
+    pub fn try_acquire(this: &UserPtrRef<D>) -> Result<Lease<'_, D>, Error> {
+        let caller = this.record.space().caller();
+        if caller == Caller::Stranger {
+            return Err(Error::Fault);
+        }
+        if let Some(lease) = Self::try_lease(this)? {
+            return Ok(lease);
+        }
+        // What a worker could not do is reported once and forgotten (rule 15).
+        if let Some(error) = this.take_report() {
+            return Err(error);
+        }
+        // (1) All that can be needed is allocated before anything is attached (rule 7) and outside every lock (rule 27).
+        let pages = Buffer::with_capacity(this.pages())?;
+        // (2)
+        let ticket = match Notifier::attach(this) {
+            Ok(ticket) => ticket,
+            Err(Refused::Ready) => return Self::try_lease(this)?.ok_or(Error::Again),
+            Err(Refused::Window | Refused::Busy) => return Err(Error::Again),
+            Err(Refused::Dead | Refused::Failed) => return Err(Error::Fault),
+            Err(Refused::NoMemory) => return Err(Error::NoMemory),
+        };
+        if caller == Caller::Nobody {
+            return Err(worker::schedule(this, ticket));
+        }
+        match Self::pin_here(this, ticket, pages) {
+            Ok(Some(())) => {
+                // The commit gave us a lease with it.
+                Self::validate(Lease::adopt(this))
+            }
+            Ok(None) => Err(worker::schedule(this, ticket)),
+            Err(error) => {
+                Notifier::abandon(this, ticket, error == Error::Fault);
+                Err(error)
+            }
+        }
+    }
+
+    /// A lease; waits for invalidations and workers, with bounded retries. The caller holds no lease and no lock (rule 29).
+    ///
+    /// # Errors
+    /// As [`try_acquire`](Self::try_acquire), but instead of `Again`: [`Error::Busy`] when the retries are used up, [`Error::TimedOut`]
+    /// when one wait took longer than the device's deadline.
+    pub fn acquire(this: &UserPtrRef<D>) -> Result<Lease<'_, D>, Error> {
+        let deadline = this.context.limits().deadline;
+        for _ in 0..RETRIES {
+            match Self::try_acquire(this) {
+                Err(Error::Again) => {}
+                done => return done,
+            }
+            if let Some(registration) = this.record.registration() {
+                this.record.space().wait_quiet(registration);
+            }
+            if !Notifier::wait_ready(this, deadline) || !this.context.wait_worker(deadline) {
+                return Err(Error::TimedOut);
+            }
+        }
+        Err(Error::Busy)
+    }
+
+    /// As [`acquire`](Self::acquire), for work that outlives the caller.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub fn acquire_owned(this: &UserPtrRef<D>) -> Result<OwnedLease<D>, Error> {
+        Self::acquire(this).map(Lease::into_owned)
+    }
+
+    /// A lease, if the pages are there.
+    fn try_lease(this: &UserPtrRef<D>) -> Result<Option<Lease<'_, D>>, Error> {
+        if !this.attachment.take_lease() {
+            return Ok(None);
+        }
+        Self::validate(Lease::adopt(this)).map(Some)
+    }
+
+    /// Hands a lease out, unless the host knows of a change that the notifier does not know of yet.
+    ///
+    /// The order matters: lease, then the host, then the lease word. If the change was under way when the lease was taken, either
+    /// the host still says so, or its invalidation has begun since and has closed the word.
+    fn validate(lease: Lease<'_, D>) -> Result<Lease<'_, D>, Error> {
+        let this = lease.object();
+        if this.is_watched()
+            && let Some(registration) = this.record.registration()
+            && (!this.record.space().quiet(registration) || this.attachment.is_closed())
+        {
+            return Err(Error::Again);
+        }
+        Ok(lease)
+    }
+
+    /// (3) to (5) in the caller's thread. `Ok(None)`: not everything can be pinned without waiting; nothing is pinned, and the
+    /// ticket is still to be used. An error leaves the ticket to the caller, too; `Again` means that it was superseded.
+    fn pin_here(
+        this: &UserPtrRef<D>,
+        ticket: Ticket,
+        mut pages: Pages<D::Space>,
+    ) -> Result<Option<()>, Error> {
+        this.watch()?;
+        let space = this.record.space();
+        let pinned = space.pin_fast(this.range(), this.writable(), &mut pages);
+        if pinned.is_err() || pages.len() < this.pages() {
+            this.unpin_unused(&pages);
+            return pinned.map(|()| None);
+        }
+        Self::install(this, ticket, pages, true).map(Some)
+    }
+
+    /// Asks the host to watch the range.
+    pub(super) fn watch(&self) -> Result<(), Error> {
+        if self.is_watched()
+            && let Some(registration) = self.record.registration()
+        {
+            self.record.space().watch(registration, self.range())?;
+            self.watching.store(1, Store::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Gives pages back that no device ever used.
+    pub(super) fn unpin_unused(&self, pages: &Pages<D::Space>) {
+        if !pages.is_empty() {
+            self.record.space().unpin(pages, Usage { dirty: false, accessed: false });
+        }
+    }
+
+    /// Maps the pages for the device and commits. On an error nothing stays pinned or mapped, and the ticket is the caller's to
+    /// abandon.
+    pub(super) fn install(
+        this: &UserPtrRef<D>,
+        ticket: Ticket,
+        pages: Pages<D::Space>,
+        lease: bool,
+    ) -> Result<(), Error> {
+        let (space, device) = (this.record.space(), this.context.device());
+        let frames = pages.iter().map(|page| space.frame(*page));
+        let sg = match SgTable::<Host<D>>::build(frames, this.context.limits().sg) {
+            Ok(sg) => sg,
+            Err(error) => {
+                this.unpin_unused(&pages);
+                return Err(error);
+            }
+        };
+        let what = Prepare { address: this.range().start(), pages: &pages, sg: &sg, write: this.writable() };
+        let map = match device.prepare(what) {
+            Ok(map) => map,
+            Err(error) => {
+                this.unpin_unused(&pages);
+                return Err(error);
+            }
+        };
+        // The closure owns it until it runs; not run, it comes back.
+        let mut installed = Some(Installed { pages, sg, map });
+        let committed = Notifier::commit(this, ticket, lease, || {
+            this.installed.with_mut(|slot| {
+                // SAFETY: under the home's lock, `Acquiring` with our ticket: nobody else touches it (invariant).
+                unsafe { *slot = installed.take() };
+            });
+        });
+        match committed {
+            Ok(()) => Ok(()),
+            Err(_) => {
+                // Superseded. Nobody had a lease, so the device never used it.
+                if let Some(Installed { pages, map, .. }) = installed {
+                    device.unmap(map);
+                    this.unpin_unused(&pages);
+                }
+                Err(Error::Again)
+            }
+        }
+    }
+
+    /// The error that a worker left, once.
+    fn take_report(&self) -> Option<Error> {
+        // Relaxed: a bare number.
+        match self.report.swap(0, Rmw::Relaxed) {
+            0 => None,
+            code => Some(worker::decode(code)),
+        }
+    }
+}

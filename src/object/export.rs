@@ -1,0 +1,45 @@
+//! Export: an unsynchronised object that somebody else is going to see becomes a synchronised one.
+
+use super::RETRIES;
+use super::userptr::{UserPtr, UserPtrRef};
+use crate::device::Device;
+use crate::error::Error;
+use crate::notifier::{Notifier, Refused};
+
+impl<D: Device> UserPtr<D> {
+    /// Makes sure that invalidations reach the object before it is shared. Once is enough, twice is the same (rule 21).
+    ///
+    /// Pages that it has are revoked: they predate the watch and may be stale already. The next acquire pins again. The caller
+    /// holds no lease.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] if the host cannot notify, those of the registration, [`Error::TimedOut`] or [`Error::DeviceLost`] if the
+    /// pages cannot be revoked, [`Error::Busy`] if the object kept being acquired.
+    ///
+    /// Source: `i915_gem_userptr_dmabuf_export`.
+    pub fn export(this: &UserPtrRef<D>) -> Result<(), Error> {
+        if this.is_watched() {
+            return Ok(());
+        }
+        this.record.notifier()?;
+        for _ in 0..RETRIES {
+            Notifier::revoke(this).into_result()?;
+            // A ticket of our own keeps everybody else out while the home changes.
+            match Notifier::attach(this) {
+                Ok(ticket) => {
+                    if Notifier::move_home(this, ticket, || this.set_watched()) {
+                        return Ok(());
+                    }
+                }
+                Err(Refused::Dead) => return Err(Error::Fault),
+                Err(Refused::NoMemory) => return Err(Error::NoMemory),
+                // Somebody else acquires, or has exported it meanwhile.
+                Err(Refused::Window | Refused::Busy | Refused::Ready | Refused::Failed) => {}
+            }
+            if this.is_watched() {
+                return Ok(());
+            }
+        }
+        Err(Error::Busy)
+    }
+}

@@ -1,0 +1,99 @@
+//! Leases: the right to use the pages right now.
+
+use super::userptr::{UserPtr, UserPtrRef};
+use crate::device::Device;
+use crate::device::Host;
+use crate::memory::Pages;
+use crate::notifier::{Put, Subscriber};
+use crate::pages::SgTable;
+use crate::platform::Cell;
+use core::borrow::Borrow;
+use core::fmt;
+use core::marker::PhantomData;
+
+/// What a lease gives access to.
+pub struct Mapped<'a, D: Device> {
+    /// The device's mapping.
+    pub map: &'a D::Map,
+    /// The pinned pages.
+    pub pages: &'a Pages<D::Space>,
+    /// The same as segments.
+    pub sg: &'a SgTable<Host<D>>,
+}
+
+/// The right to use an object's pages: while it lives they stay pinned and mapped, and an invalidation of the range waits.
+///
+/// A holder does not wait in an acquire, fault, take the host's address-space lock or unmap its own buffer (rule 29). One that keeps
+/// it past the deadline gets its object quarantined. Dropping it wakes the cancel that waits for it; dropping the last lease of a
+/// quarantined object finishes the cancel and may sleep. Forgetting it leaks the pages, nothing worse.
+#[must_use = "the pages may be released as soon as the lease is dropped"]
+pub struct LeaseOf<D: Device, R: Borrow<UserPtrRef<D>>> {
+    object: R,
+    _device: PhantomData<fn(D)>,
+}
+
+/// A lease that borrows its object.
+pub type Lease<'a, D> = LeaseOf<D, &'a UserPtrRef<D>>;
+/// A lease with a reference of its own, for work that outlives the caller.
+pub type OwnedLease<D> = LeaseOf<D, UserPtrRef<D>>;
+
+impl<D: Device, R: Borrow<UserPtrRef<D>>> LeaseOf<D, R> {
+    /// Wraps a count that was taken from the lease word.
+    pub(super) fn adopt(object: R) -> Self {
+        Self { object, _device: PhantomData }
+    }
+
+    /// The object.
+    pub fn object(&self) -> &UserPtrRef<D> {
+        self.object.borrow()
+    }
+
+    /// Runs `f` on what is mapped.
+    pub fn with<U>(&self, f: impl FnOnce(Mapped<'_, D>) -> U) -> U {
+        self.object().installed.with(|i| {
+            // SAFETY: a lease was taken from an open word, after the commit installed the pages, and the cancel takes them
+            // only after this lease is gone (invariant of `UserPtr`).
+            let installed = unsafe { (*i).as_ref().unwrap_unchecked() };
+            f(Mapped { map: &installed.map, pages: &installed.pages, sg: &installed.sg })
+        })
+    }
+
+    /// Says that the device wrote, or will, under this lease: the pages are marked dirty when they are released. Nothing
+    /// happens for a read-only object (rule 20).
+    pub fn mark_written(&self) {
+        self.object().mark_written();
+    }
+}
+
+impl<D: Device> Lease<'_, D> {
+    /// The same lease with a reference of its own.
+    pub fn into_owned(self) -> OwnedLease<D> {
+        let object = self.object().clone();
+        core::mem::forget(self);
+        OwnedLease::adopt(object)
+    }
+}
+
+impl<D: Device, R: Borrow<UserPtrRef<D>>> Drop for LeaseOf<D, R> {
+    fn drop(&mut self) {
+        let object: &UserPtr<D> = self.object();
+        let attachment = object.attachment();
+        match attachment.put_lease() {
+            Put::Held => {}
+            Put::Drained => attachment.wake_drained(),
+            Put::Finish => object.home().finish_quarantined(attachment),
+        }
+    }
+}
+
+impl<D: Device, R: Borrow<UserPtrRef<D>>> fmt::Debug for LeaseOf<D, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lease({:?})", &**self.object())
+    }
+}
+
+impl<D: Device> fmt::Debug for Mapped<'_, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mapped({} pages, {} segments)", self.pages.len(), self.sg.segments().len())
+    }
+}
