@@ -93,9 +93,9 @@ int uk_copy_to_user(unsigned long to, const void *from, size_t len);
 /* Rust: called by the shim. */
 int userptr_init_driver(void);
 void userptr_exit_driver(void);
-void *userptr_open(int *err);
-void userptr_close(void *client);
-long userptr_request(void *client, unsigned int request, u64 *words);
+const void *userptr_open(unsigned int device, int *err);
+void userptr_close(const void *file);
+long userptr_request(const void *file, unsigned int request, u64 *words);
 int userptr_invalidate_start(const void *notifier, unsigned long start, unsigned long end, bool blockable);
 void userptr_invalidate_end(const void *notifier, unsigned long start, unsigned long end);
 void userptr_open_window(const void *notifier, unsigned long start, unsigned long end);

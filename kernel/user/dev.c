@@ -87,6 +87,16 @@ long pins(int fd)
 	return counter(fd, USERPTR_PINS);
 }
 
+long left(int fd)
+{
+	return dev_settle(fd) ? -1 : pins(fd);
+}
+
+int dev_reset(int fd)
+{
+	return REQUEST(fd, USERPTR_RESET, 0);
+}
+
 unsigned char *memory_at(void *at, size_t pages)
 {
 	unsigned char *got = mmap(at, pages * PAGE, PROT_READ | PROT_WRITE,

@@ -31,7 +31,11 @@ int dev_probe(int fd, void *at, uint64_t size);
 int dev_export(int fd, uint64_t handle);
 int dev_settle(int fd);
 long counter(int fd, int which);
+/* Pages pinned at this moment: what an invalidation promises. */
 long pins(int fd);
+/* Pages pinned once workers have ended: a pin worker may hold the last reference for a moment after a close. */
+long left(int fd);
+int dev_reset(int fd);
 
 /* Private anonymous memory, each page filled with its own pattern from `seed`. */
 unsigned char *memory(size_t pages);

@@ -69,7 +69,7 @@ static int run(const struct test *t)
 
 int main(int argc, char **argv)
 {
-	const struct test *lists[] = { self_tests, scenario_tests };
+	const struct test *lists[] = { self_tests, basic_tests, mapping_tests, process_tests, stress_tests, last_tests };
 	int failed = 0;
 
 	for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++)

@@ -10,7 +10,7 @@
 static int self(unsigned int which)
 {
 	struct userptr_words words = { .w = { which } };
-	int fd = open("/dev/userptr", O_RDWR | O_CLOEXEC);
+	int fd = open("/dev/userptr0", O_RDWR | O_CLOEXEC);
 
 	CHECK(fd >= 0);
 	CHECK_EQ(ioctl(fd, USERPTR_SELFTEST, &words), 0);

@@ -15,7 +15,8 @@ use userptr::memory::Pages;
 use userptr::notifier::Outcome;
 use userptr::pages::Buffer;
 use userptr::platform::RawWait;
-use userptr::{Error, HasWork, Object, Ref, Work, enqueue, has_work};
+use userptr::work::enqueue;
+use userptr::{Error, HasWork, Object, Ref, Work, has_work};
 
 const PAGE: usize = 1 << PAGE_SHIFT;
 
@@ -84,7 +85,11 @@ impl Device for Copier {
         // ORDERING: acquires from the release in `Job::run`: the last access to the pages happened before.
         let idle = || map.0.jobs.load(Ordering::Acquire) == 0;
         // SAFETY: settled; called without locks (contract).
-        if unsafe { map.0.idle.wait_until(timeout, &mut { idle }) } { Outcome::Idle } else { Outcome::TimedOut }
+        if unsafe { map.0.idle.wait_until(timeout, &mut { idle }) } {
+            Outcome::Idle
+        } else {
+            Outcome::TimedOut
+        }
     }
 
     fn unmap(&self, map: Mapping) {
@@ -99,7 +104,12 @@ pub enum Task {
     /// From the buffer to the pages.
     Write,
     /// Fills the range again and again with the next value, beginning with this one, until the time is up.
-    Fill { value: u8, ns: u64, /** Goes on though told to stop: a device that does not obey. */ deaf: bool },
+    Fill {
+        value: u8,
+        ns: u64,
+        /** Goes on though told to stop: a device that does not obey. */
+        deaf: bool,
+    },
 }
 
 /// One job of the device.
@@ -171,7 +181,8 @@ impl Job {
             return Err(Error::Permission);
         }
         let mut bytes = bytes;
-        let buffer = bytes.as_mut().map_or(core::ptr::null_mut(), |b| b.spare_capacity_mut().as_mut_ptr().cast());
+        let buffer =
+            bytes.as_mut().map_or(core::ptr::null_mut(), |b| b.spare_capacity_mut().as_mut_ptr().cast());
         let job = Self {
             work: Work::blank(),
             table,
@@ -202,12 +213,6 @@ impl Job {
         let done = || self.done.load(Ordering::Acquire);
         // SAFETY: settled; a request holds no spinlock and is no invalidation.
         if unsafe { self.ended.wait_interruptible(timeout, done) }? { Ok(()) } else { Err(Error::TimedOut) }
-    }
-
-    /// Waits for the end of the job, whatever comes.
-    pub fn wait_done(&self) {
-        // SAFETY: as in `wait`.
-        unsafe { self.ended.wait_until(None, &mut || self.done.load(Ordering::Acquire)) };
     }
 
     fn table_done(&self) {

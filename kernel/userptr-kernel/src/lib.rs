@@ -3,9 +3,13 @@
 //! Linked by Kbuild into one object with the shim. It calls the kernel only through [`ffi`], never allocates except
 //! through `kvmalloc`, and has no panic in reach (`kernel/check-object` looks).
 #![no_std]
-#![allow(missing_docs, reason = "the modules are private to the module; what matters is documented where it stands")]
+#![allow(
+    missing_docs,
+    reason = "the modules are private to the module; what matters is documented where it stands"
+)]
 
 mod copier;
+mod driver;
 mod ffi;
 mod platform;
 mod selftest;

@@ -8,7 +8,9 @@ use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{self, Ordering};
 use core::time::Duration;
-use userptr::platform::{AtomicUsize, Cell, Load, LockClass, RawLock, RawQueue, RawWait, RawWork, Rmw, Store};
+use userptr::platform::{
+    AtomicUsize, Cell, Load, LockClass, RawLock, RawQueue, RawWait, RawWork, Rmw, Store,
+};
 use userptr::{Error, Object, Platform, Ref};
 
 /// Spinlocks, mutexes, wait queues, workqueues and `kvmalloc` of the running kernel.
@@ -173,7 +175,11 @@ impl KWait {
     ///
     /// # Safety
     /// Settled, and the caller holds no spinlock and is no invalidation.
-    pub unsafe fn wait_interruptible(&self, timeout: Duration, mut condition: impl FnMut() -> bool) -> Result<bool, Error> {
+    pub unsafe fn wait_interruptible(
+        &self,
+        timeout: Duration,
+        mut condition: impl FnMut() -> bool,
+    ) -> Result<bool, Error> {
         let ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let mut condition: &mut dyn FnMut() -> bool = &mut condition;
         // SAFETY: settled (caller); the condition lives until the call returns.

@@ -63,7 +63,11 @@ impl Drop for MmUsers<'_> {
 }
 
 /// Adds to `out` what `pin` wrote into its spare room: the number of pages, or an errno.
-fn fill(out: &mut Pages<Mm>, most: usize, pin: impl FnOnce(*mut *mut ffi::Page, usize) -> i64) -> Result<usize, Error> {
+fn fill(
+    out: &mut Pages<Mm>,
+    most: usize,
+    pin: impl FnOnce(*mut *mut ffi::Page, usize) -> i64,
+) -> Result<usize, Error> {
     let room = out.spare_capacity_mut();
     let most = most.min(room.len());
     let at = room.as_mut_ptr().cast::<*mut ffi::Page>();
@@ -203,7 +207,12 @@ fn errno(outcome: Outcome) -> c_int {
 /// # Safety
 /// Called from `invalidate_range_start` of a live registration.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn userptr_invalidate_start(n: *const c_void, start: usize, end: usize, blockable: bool) -> c_int {
+pub unsafe extern "C" fn userptr_invalidate_start(
+    n: *const c_void,
+    start: usize,
+    end: usize,
+    blockable: bool,
+) -> c_int {
     let Some(range) = AddrRange::from_bounds(start, end) else { return 0 };
     let mode = if blockable { Blockable::Yes } else { Blockable::No };
     // SAFETY: the caller's promise.

@@ -1,0 +1,2 @@
+#include "test.h"
+const struct test last_tests[] = { { NULL, NULL } };

@@ -1,2 +1,0 @@
-#include "test.h"
-const struct test scenario_tests[] = { { NULL, NULL } };
