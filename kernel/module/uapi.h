@@ -27,7 +27,10 @@ struct userptr_words {
 #define USERPTR_CREATE USERPTR_REQUEST(1)
 /* w[0] = handle. */
 #define USERPTR_CLOSE USERPTR_REQUEST(2)
-/* w[0] = handle, w[1] = how long to try, ms. Pins the pages if they are not pinned; EAGAIN when the time is up. */
+/*
+ * w[0] = handle, w[1] = how long to try, ms. Pins the pages if they are not pinned; EAGAIN when the time is up. Looks again
+ * even if the range was found not to be memory, which COPY and FILL remember: the kernel does not tell of new mappings.
+ */
 #define USERPTR_GET USERPTR_REQUEST(3)
 /* w[0] = handle, w[1] = offset in the object, w[2] = length, w[3] = address of the caller's buffer, w[4] = 1 to write. */
 #define USERPTR_COPY USERPTR_REQUEST(4)

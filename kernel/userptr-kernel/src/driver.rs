@@ -182,7 +182,12 @@ impl File {
         match request {
             1 => words[3] = self.create(a, b, c)?.into(),
             2 => self.client.close(handle(a)?)?,
-            3 => drop(acquire(&self.object(a)?, Duration::from_millis(b))?),
+            3 => {
+                let object = self.object(a)?;
+                // The kernel tells of mappings that go, never of one that comes into a hole: look again when asked to.
+                UserPtr::reset(&object);
+                drop(acquire(&object, Duration::from_millis(b))?);
+            }
             4 => self.copy(a, word(b), word(c), word(d), e != 0)?,
             5 => {
                 self.fill(a, word(b)..word(b).checked_add(word(c)).ok_or(Error::Fault)?, d as u8, e, f != 0)?
