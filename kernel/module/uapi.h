@@ -4,7 +4,7 @@
  * A file is a client: its handles are its own. An object belongs to the address space that created it.
  *
  *   userptr0  no limits but a deadline of 10 s
- *   userptr1  a deadline of 300 ms
+ *   userptr1  a deadline of 1 s; its cancels run on a workqueue
  *   userptr2  at most 8 pages, cannot be told that pages are read-only
  */
 #ifndef USERPTR_UAPI_H

@@ -353,7 +353,8 @@ static int two_devices(void)
 	CHECK_EQ(dev_get(second, other), 0);
 	CHECK_EQ(pins(fd), 2 * N);
 	CHECK_EQ(dev_fill(fd, h, N, 1, 20000, false), 0);
-	CHECK_EQ(dev_fill(second, other, N, 2, 20000, false), 0);
+	/* This one stops when its job is done, and its cancel runs on a workqueue: the unmap waits all the same. */
+	CHECK_EQ(dev_fill(second, other, N, 2, 300, true), 0);
 	CHECK_EQ(counter(fd, USERPTR_JOBS), 2);
 	CHECK(memory_at(at, N) == at);
 	CHECK_EQ(counter(fd, USERPTR_JOBS), 0);
@@ -373,10 +374,10 @@ static int quarantine(void)
 	at = memory(N);
 	stamp(at, N, 28);
 	CHECK_EQ(dev_create(fd, at, N * PAGE, 0, &h), 0);
-	CHECK_EQ(dev_fill(fd, h, N, 1, 2500, true), 0);
+	CHECK_EQ(dev_fill(fd, h, N, 1, 4000, true), 0);
 	from = now_ms();
 	CHECK_EQ(munmap(at, N * PAGE), 0);
-	CHECK(now_ms() - from < 2000);
+	CHECK(now_ms() - from < 3500);
 	CHECK_EQ(pins(fd), N);
 	CHECK_EQ(counter(fd, USERPTR_JOBS), 1);
 	/* New memory at the same place is not the quarantined memory. */

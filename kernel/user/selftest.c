@@ -24,7 +24,7 @@ static int self(unsigned int which)
 }
 
 #define SELF(n) static int self##n(void) { return self(n); }
-SELF(0) SELF(1) SELF(2) SELF(3) SELF(4) SELF(5) SELF(6) SELF(7) SELF(8)
+SELF(0) SELF(1) SELF(2) SELF(3) SELF(4) SELF(5) SELF(6) SELF(7) SELF(8) SELF(9)
 
 const struct test self_tests[] = {
 	{ "host-references", self0 },
@@ -32,9 +32,10 @@ const struct test self_tests[] = {
 	{ "host-work-refused-while-pending", self2 },
 	{ "host-work-cancelled", self3 },
 	{ "host-queue-drain-follows-chains", self4 },
-	{ "host-spinlock-two-workers", self5 },
+	{ "host-spinlock-two-threads", self5 },
 	{ "host-wait-timeout-and-wake", self6 },
 	{ "host-alloc-aligned-fallible", self7 },
 	{ "host-software-queue", self8 },
+	{ "host-interval-tree", self9 },
 	{ NULL, NULL },
 };

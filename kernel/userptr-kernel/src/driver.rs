@@ -34,7 +34,7 @@ static DRIVER: AtomicPtr<Driver> = AtomicPtr::new(ptr::null_mut());
 fn limits(device: usize) -> Limits {
     let plain = Limits { deadline: Some(Duration::from_secs(10)), ..Limits::default() };
     match device {
-        1 => Limits { deadline: Some(Duration::from_millis(300)), ..plain },
+        1 => Limits { deadline: Some(Duration::from_secs(1)), ..plain },
         2 => Limits { pages: 8, read_only: false, sg: SgLimits { segments: 64, segment_pages: 1 }, ..plain },
         _ => plain,
     }

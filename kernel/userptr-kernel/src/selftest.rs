@@ -36,10 +36,11 @@ pub extern "C" fn userptr_selftest(which: u32) -> TestResult {
         2 => work_runs_and_is_refused_while_pending(),
         3 => cancelled_work_gives_its_reference_back(),
         4 => drain_follows_chains(),
-        5 => two_workers_share_a_spinlock(),
+        5 => two_threads_share_a_spinlock(),
         6 => wait_times_out_and_wakes(),
         7 => allocations_are_aligned_and_fallible(),
         8 => software_queue(),
+        9 => interval_tree(),
         _ => -22,
     }
 }
@@ -134,6 +135,9 @@ unsafe impl HasWork<Kernel> for Counter {
         }
         this.runs.fetch_add(1, Ordering::Relaxed);
         if this.again.load(Ordering::Relaxed) != 0 {
+            // Time for a flush that does not follow to return too early.
+            // SAFETY: a worker may sleep.
+            unsafe { ffi::uk_pause() };
             this.again.fetch_sub(1, Ordering::Relaxed);
             // SAFETY: the test keeps the queue until it is drained.
             let queue = unsafe { &*this.queue };
@@ -216,58 +220,70 @@ fn drain_follows_chains() -> TestResult {
     0
 }
 
-/// Adds to a plain number under a spinlock, from two workers at once.
+/// Adds to a plain number under a spinlock, from a worker and from the thread that queued it.
 struct Adder {
-    a: userptr::Work<Self, Kernel, 0>,
-    b: userptr::Work<Self, Kernel, 1>,
+    work: userptr::Work<Self, Kernel>,
     sum: SpinLock<Kernel, u64>,
+    arrived: AtomicUsize,
 }
-const ROUNDS: u64 = 20_000;
+const ROUNDS: u64 = 50_000;
 impl Adder {
-    fn add(&self) {
+    /// `false`: the other did not come.
+    fn add(&self) -> bool {
+        self.arrived.fetch_add(1, Ordering::Relaxed);
+        // Both at once, or the lock has nothing to do. Without sleeping, so that they are on two processors.
+        // SAFETY: no arguments.
+        let limit = unsafe { ffi::uk_now_ns() }.saturating_add(5_000_000_000);
+        while self.arrived.load(Ordering::Relaxed) < 2 {
+            core::hint::spin_loop();
+            // SAFETY: no arguments.
+            if unsafe { ffi::uk_now_ns() } > limit {
+                return false;
+            }
+        }
         for _ in 0..ROUNDS {
             // SAFETY: settled, not held by this thread, and the section is plain.
-            unsafe { self.sum.with(|n| *n = core::hint::black_box(*n).wrapping_add(1)) }
+            unsafe {
+                self.sum.with(|n| {
+                    let old = core::hint::black_box(*n);
+                    core::hint::spin_loop();
+                    *n = core::hint::black_box(old.wrapping_add(1));
+                })
+            }
         }
+        true
     }
 }
-// SAFETY: settles both items and the lock; nothing points to it.
+// SAFETY: settles the item and the lock; nothing points to it.
 unsafe impl Object<Kernel> for Adder {
     unsafe fn settle(&self) {
         // SAFETY: once, at the final address (caller).
         unsafe {
-            self.a.settle();
-            self.b.settle();
+            self.work.settle();
             self.sum.settle();
         }
     }
 }
 // SAFETY: the offset is checked by the macro; `settle` settles the item.
-unsafe impl HasWork<Kernel, 0> for Adder {
-    has_work!(a: userptr::Work<Adder, Kernel, 0>);
-    fn run(this: Ref<Self, Kernel>) {
-        this.add();
-    }
-}
-// SAFETY: as above.
-unsafe impl HasWork<Kernel, 1> for Adder {
-    has_work!(b: userptr::Work<Adder, Kernel, 1>);
+unsafe impl HasWork<Kernel> for Adder {
+    has_work!(work: userptr::Work<Adder, Kernel>);
     fn run(this: Ref<Self, Kernel>) {
         this.add();
     }
 }
 
-fn two_workers_share_a_spinlock() -> TestResult {
+fn two_threads_share_a_spinlock() -> TestResult {
     let queue = get!(KQueue::try_new(Kind::Cancel));
     let adder = Adder {
-        a: userptr::Work::blank(),
-        b: userptr::Work::blank(),
+        work: userptr::Work::blank(),
         sum: SpinLock::<Kernel, u64>::blank(LockClass::NOTIFIER, 0),
+        arrived: AtomicUsize::new(0),
     };
     let adder = get!(Ref::<Adder, Kernel>::try_new(adder));
     get!(enqueue::<_, Kernel, 0>(&queue, adder.clone()));
-    get!(enqueue::<_, Kernel, 1>(&queue, adder.clone()));
+    let met = adder.add();
     queue.flush();
+    check!(met);
     // SAFETY: settled, not held by this thread.
     check!(unsafe { adder.sum.with(|n| *n) } == 2 * ROUNDS);
     0
@@ -338,4 +354,54 @@ fn software_queue() -> TestResult {
     check!(cell.with(|v| unsafe { *v }) == 5);
     let _ = <KSpin as userptr::platform::RawLock>::blank(LockClass::QUEUE);
     0
+}
+
+/// The core's tree, against the plain answer, for every pair of bounds.
+fn interval_tree() -> TestResult {
+    use userptr::AddrRange;
+    use userptr::interval::{IntervalIndex, Node, Tree};
+    const NODES: usize = 24;
+    // Overlapping, nested, and some identical.
+    let range = |i: usize| AddrRange::inclusive((i * 7) % 40, (i * 7) % 40 + (i % 5) * 3).unwrap_or(AddrRange::ALL);
+    let mut nodes = get!(userptr::Buffer::<core::ptr::NonNull<Node<Kernel>>, Kernel>::with_capacity(NODES));
+    let layout = Layout::new::<Node<Kernel>>();
+    let mut tree = <Tree<Kernel> as IntervalIndex<Kernel>>::new();
+    let mut failed = 0;
+    for i in 0..NODES {
+        let Some(node) = Kernel::alloc(layout) else { break };
+        let node = node.cast::<Node<Kernel>>();
+        // SAFETY: fresh memory of that layout, in place until it is freed below.
+        unsafe {
+            node.write(Node::new(range(i)));
+            if nodes.push(node).is_err() || tree.insert(node).is_err() {
+                failed = line!();
+            }
+        }
+    }
+    for start in 0..60 {
+        for last in start..60 {
+            let Some(query) = AddrRange::inclusive(start, last) else { continue };
+            let (mut hits, mut at) = (0, tree.first(query));
+            while let Some(node) = at {
+                hits += 1;
+                // SAFETY: in the tree.
+                at = unsafe { tree.next(node, query) };
+            }
+            if hits != (0..nodes.len()).filter(|i| range(*i).overlaps(query)).count() {
+                failed = line!();
+            }
+        }
+    }
+    for node in nodes.iter() {
+        // SAFETY: in the tree; nobody else has it.
+        unsafe {
+            tree.remove(*node);
+            node.drop_in_place();
+            Kernel::dealloc(node.cast(), layout);
+        }
+    }
+    if !tree.is_empty() || nodes.len() != NODES {
+        failed = line!();
+    }
+    failed as TestResult
 }
