@@ -1,6 +1,6 @@
 //! What an object carries to be found by an invalidation.
 
-use super::lease::{LeaseWord, Put};
+use super::lease::LeaseWord;
 use super::{Notifier, Outcome};
 use crate::interval::Node;
 use crate::platform::{Cell, Platform, RawWork, WaitQueue};
@@ -118,28 +118,10 @@ impl<P: Platform> Attachment<P> {
         self.node.range()
     }
 
-    pub(crate) fn take_lease(&self) -> bool {
-        self.leases.take()
-    }
-
-    pub(crate) fn put_lease(&self) -> Put {
-        self.leases.put()
-    }
-
-    /// Whether leases are refused.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.leases.is_closed()
-    }
-
     /// The number of leases at this moment, the pages' own included.
-    pub(crate) fn leases(&self) -> usize {
+    #[must_use]
+    pub fn leases(&self) -> usize {
         self.leases.count()
-    }
-
-    /// Tells the cancel that the last lease is gone. The caller keeps the object alive.
-    pub(crate) fn wake_drained(&self) {
-        // SAFETY: settled with the attachment; no lock is held.
-        unsafe { self.drained.wake_all() };
     }
 
     /// The attachment around an index node.

@@ -22,6 +22,7 @@
 mod acquire;
 mod attachment;
 mod cancel;
+mod hold;
 mod lease;
 mod start;
 mod summary;
@@ -29,16 +30,15 @@ mod windows;
 
 pub use acquire::{Refused, Ticket};
 pub use attachment::{Attachment, State, Subscriber};
+pub use hold::Hold;
 pub use start::{Blockable, Stopping, WouldBlock};
-
-use attachment::Edge;
-pub(crate) use lease::Put;
 
 use crate::error::Error;
 use crate::interval::{IntervalIndex, Tree};
 use crate::platform::{LockClass, Platform, SpinLock, WaitQueue};
 use crate::range::AddrRange;
 use crate::refcount::Object;
+use attachment::Edge;
 use core::fmt;
 use summary::Summary;
 use windows::{Spill, Windows};

@@ -7,7 +7,7 @@ use crate::device::Host;
 use crate::device::{Device, Prepare};
 use crate::error::Error;
 use crate::memory::{AddressSpace, Caller, Pages, Usage};
-use crate::notifier::{Notifier, Refused, Ticket};
+use crate::notifier::{Hold, Notifier, Refused, Ticket};
 use crate::pages::{Buffer, SgTable};
 use crate::platform::{AtomicUsize, Cell, Rmw, Store};
 
@@ -48,8 +48,8 @@ impl<D: Device> UserPtr<D> {
         }
         match Self::pin_here(this, ticket, pages) {
             Ok(Some(())) => {
-                // The commit gave us a lease with it.
-                Self::validate(Lease::adopt(this))
+                // SAFETY: the commit left a lease for us.
+                Self::validate(Lease::new(unsafe { Hold::adopt(this) }))
             }
             Ok(None) => Err(worker::schedule(this, ticket)),
             Err(error) => {
@@ -91,10 +91,7 @@ impl<D: Device> UserPtr<D> {
 
     /// A lease, if the pages are there.
     fn try_lease(this: &UserPtrRef<D>) -> Result<Option<Lease<'_, D>>, Error> {
-        if !this.attachment.take_lease() {
-            return Ok(None);
-        }
-        Self::validate(Lease::adopt(this)).map(Some)
+        Notifier::lease(this).map(|hold| Self::validate(Lease::new(hold))).transpose()
     }
 
     /// Hands a lease out, unless the host knows of a change that the notifier does not know of yet.
@@ -105,7 +102,7 @@ impl<D: Device> UserPtr<D> {
         let this = lease.object();
         if this.is_watched()
             && let Some(registration) = this.record.registration()
-            && (!this.record.space().quiet(registration) || this.attachment.is_closed())
+            && (!this.record.space().quiet(registration) || lease.is_revoked())
         {
             return Err(Error::Again);
         }

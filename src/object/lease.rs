@@ -4,12 +4,11 @@ use super::userptr::{UserPtr, UserPtrRef};
 use crate::device::Device;
 use crate::device::Host;
 use crate::memory::Pages;
-use crate::notifier::{Put, Subscriber};
+use crate::notifier::Hold;
 use crate::pages::SgTable;
 use crate::platform::Cell;
 use core::borrow::Borrow;
 use core::fmt;
-use core::marker::PhantomData;
 
 /// What a lease gives access to.
 pub struct Mapped<'a, D: Device> {
@@ -28,8 +27,7 @@ pub struct Mapped<'a, D: Device> {
 /// quarantined object finishes the cancel and may sleep. Forgetting it leaks the pages, nothing worse.
 #[must_use = "the pages may be released as soon as the lease is dropped"]
 pub struct LeaseOf<D: Device, R: Borrow<UserPtrRef<D>>> {
-    object: R,
-    _device: PhantomData<fn(D)>,
+    hold: Hold<UserPtr<D>, Host<D>, R>,
 }
 
 /// A lease that borrows its object.
@@ -38,14 +36,18 @@ pub type Lease<'a, D> = LeaseOf<D, &'a UserPtrRef<D>>;
 pub type OwnedLease<D> = LeaseOf<D, UserPtrRef<D>>;
 
 impl<D: Device, R: Borrow<UserPtrRef<D>>> LeaseOf<D, R> {
-    /// Wraps a count that was taken from the lease word.
-    pub(super) fn adopt(object: R) -> Self {
-        Self { object, _device: PhantomData }
+    pub(super) fn new(hold: Hold<UserPtr<D>, Host<D>, R>) -> Self {
+        Self { hold }
     }
 
     /// The object.
     pub fn object(&self) -> &UserPtrRef<D> {
-        self.object.borrow()
+        self.hold.object()
+    }
+
+    /// Whether an invalidation waits for this lease.
+    pub fn is_revoked(&self) -> bool {
+        self.hold.is_revoked()
     }
 
     /// Runs `f` on what is mapped.
@@ -68,21 +70,7 @@ impl<D: Device, R: Borrow<UserPtrRef<D>>> LeaseOf<D, R> {
 impl<D: Device> Lease<'_, D> {
     /// The same lease with a reference of its own.
     pub fn into_owned(self) -> OwnedLease<D> {
-        let object = self.object().clone();
-        core::mem::forget(self);
-        OwnedLease::adopt(object)
-    }
-}
-
-impl<D: Device, R: Borrow<UserPtrRef<D>>> Drop for LeaseOf<D, R> {
-    fn drop(&mut self) {
-        let object: &UserPtr<D> = self.object();
-        let attachment = object.attachment();
-        match attachment.put_lease() {
-            Put::Held => {}
-            Put::Drained => attachment.wake_drained(),
-            Put::Finish => object.home().finish_quarantined(attachment),
-        }
+        LeaseOf { hold: self.hold.into_owned() }
     }
 }
 
