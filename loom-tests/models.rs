@@ -1,10 +1,10 @@
 //! The models: the shared bodies (`tests/bodies`) on loom.
 
-use crate::bodies::{Stage, notifier, queue, refcount};
+use crate::bodies::{Stage, cancel, notifier, queue, refcount};
 use crate::harness::{Model, bounded, full};
-use loom::thread::{self, JoinHandle};
 use core::alloc::Layout;
 use core::ptr::NonNull;
+use loom::thread::{self, JoinHandle};
 use userptr::backend::loom::{Loom, LoomCell};
 use userptr::{Platform, Ref, SoftQueue, SoftWork};
 
@@ -79,4 +79,12 @@ pub const ALL: &[Model] = &[
     full("s48_exit_against_acquire", 2, notifier::exit_against_acquire::<Loom>),
     full("s22_equal_windows_end_at_once", 2, notifier::equal_windows::<TwoSlots>),
     full("s54_non_blockable_against_acquire", 2, notifier::non_blockable::<Loom>),
+    bounded("s22_evict_with_two_windows", 3, 2, notifier::evict_with_two_windows::<Loom>),
+    bounded("s20_start_over_two_owners", 3, 2, notifier::start_over_two_owners::<Loom>),
+    bounded("s81_stray_end", 2, 4, notifier::stray_end::<Loom>),
+    full("s83_retry_against_start", 2, notifier::retry_against_start::<Loom>),
+    full("s35_reacquired_while_cancel_runs", 2, cancel::reacquired_while_cancel_runs::<Loom>),
+    full("s36_attached_and_cancel_pending", 2, cancel::attached_and_pending::<Loom>),
+    bounded("s39_last_put_in_queued_cancel", 2, 4, cancel::last_put_in_queued_cancel::<Loom>),
+    full("s51_shut_down_against_start", 2, cancel::shut_down_against_start::<Loom>),
 ];

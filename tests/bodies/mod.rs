@@ -3,6 +3,7 @@
 //!
 //! A body builds its history before it spawns, and ends with a check that nothing is left.
 
+pub mod cancel;
 pub mod notifier;
 pub mod queue;
 pub mod refcount;
