@@ -54,6 +54,8 @@ impl<P: Platform> Notifier<P> {
             if core.spill.overlaps(range) {
                 return Err(Refused::Window);
             }
+            // Under the lock: once it is given back, another start may queue the cancel of a later acquire.
+            debug_assert!(!home.has_cancel_pending(attachment), "attached with a cancel pending (rule 9)");
             // SAFETY: idle, so the node is in no index. The object stays alive and in place while it is attached (contract
             // of `Subscriber`).
             unsafe { core.index.insert(attachment.node_ptr()) }.map_err(|_| Refused::NoMemory)?;
@@ -69,7 +71,6 @@ impl<P: Platform> Notifier<P> {
             // SAFETY: the lock is held; the edge is the object around the attachment.
             Ok(Ticket(unsafe { attachment.begin_acquire(edge) }))
         })
-        .inspect(|_| debug_assert!(!Self::is_cancel_pending(sub), "attached with a cancel pending (rule 9)"))
     }
 
     /// If the ticket is still the newest and nothing came between: runs `install`, opens the leases, with one for the caller if

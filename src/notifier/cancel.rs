@@ -257,8 +257,11 @@ impl<P: Platform> Notifier<P> {
     /// Whether a cancel of the object is queued and has not begun. For assertions: an attached object has none (rule 9).
     #[must_use]
     pub fn is_cancel_pending<T: Subscriber<P>>(sub: &Ref<T, P>) -> bool {
-        let work = sub.attachment().work_ptr();
-        // SAFETY: settled with the attachment, alive by the caller's reference.
-        sub.home().cancels.as_ref().is_some_and(|queue| unsafe { queue.is_pending(work) })
+        sub.home().has_cancel_pending(sub.attachment())
+    }
+
+    pub(super) fn has_cancel_pending(&self, attachment: &Attachment<P>) -> bool {
+        // SAFETY: settled with the attachment, which the caller's borrow keeps alive.
+        self.cancels.as_ref().is_some_and(|queue| unsafe { queue.is_pending(attachment.work_ptr()) })
     }
 }
