@@ -1,6 +1,6 @@
 //! The models: the shared bodies (`tests/bodies`) on loom.
 
-use crate::bodies::{Stage, cancel, notifier, queue, refcount};
+use crate::bodies::{Stage, cancel, notifier, object, queue, records, refcount};
 use crate::harness::{Model, bounded, full};
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -87,4 +87,17 @@ pub const ALL: &[Model] = &[
     full("s36_attached_and_cancel_pending", 2, cancel::attached_and_pending::<Loom>),
     bounded("s39_last_put_in_queued_cancel", 2, 4, cancel::last_put_in_queued_cancel::<Loom>),
     full("s51_shut_down_against_start", 2, cancel::shut_down_against_start::<Loom>),
+    full("s17_acquire_against_invalidate", 2, object::acquire_against_invalidate::<Loom>),
+    full("s81_register_during_window", 2, object::register_during_window::<Loom>),
+    full("s29_cancel_while_a_worker_pins", 2, object::cancel_while_a_worker_pins::<Loom>),
+    full("s28_superseded_worker", 2, object::superseded_worker::<Loom>),
+    full("s49_exit_against_worker", 2, object::exit_against_worker::<Loom>),
+    full("s33_worker_limit", 2, object::worker_limit::<Loom>),
+    full("s50_last_reference_in_worker", 2, object::last_reference_in_worker::<Loom>),
+    full("s43_export_against_acquire", 2, object::export_against_acquire::<Loom>),
+    full("s42_two_exports", 2, object::two_exports::<Loom>),
+    full("s46_find_against_last_put", 2, records::find_against_last_put::<Loom>),
+    full("rule12_notifier_published_once", 2, records::notifier_published_once::<Loom>),
+    full("s47_unregister_against_callback", 2, records::unregister_against_callback::<Loom>),
+    full("s86_last_record_in_queued_cancel", 2, records::last_record_in_queued_cancel::<Loom>),
 ];
