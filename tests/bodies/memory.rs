@@ -58,9 +58,10 @@ impl<P: Platform> Memory<P> {
         unsafe { self.told.with(f) }
     }
 
-    /// Calls everyone who is registered, with no lock held.
-    fn call(&self, call: impl Fn(&Home<P>)) {
+    /// In one section: `step`, and who is registered; then calls them with no lock held.
+    fn call(&self, step: impl FnOnce(&mut Told<P>), call: impl Fn(&Home<P>)) {
         let homes = self.told(|told| {
+            step(told);
             told.callbacks += 1;
             told.registered.clone()
         });
@@ -73,17 +74,18 @@ impl<P: Platform> Memory<P> {
 
     /// Changes the mapping of a range: start, change, end.
     pub fn change(&self, range: AddrRange) {
-        self.told(|told| told.windows.push(range));
-        self.call(|home| assert_eq!(home.invalidate_start(range, Blockable::Yes).unwrap(), Outcome::Idle));
+        let start = |home: &Home<P>| {
+            assert_eq!(home.invalidate_start(range, Blockable::Yes).unwrap(), Outcome::Idle);
+        };
+        self.call(|told| told.windows.push(range), start);
         self.world.zap();
-        self.told(|told| told.windows.retain(|open| *open != range));
-        self.call(|home| home.invalidate_end(range));
+        self.call(|told| told.windows.retain(|open| *open != range), |home| home.invalidate_end(range));
     }
 
     /// The last user goes: nothing can be pinned, then everyone is told.
     pub fn exit(&self) {
         self.users.store(0, Store::Release);
-        self.call(|home| assert_eq!(home.exit(), Outcome::Idle));
+        self.call(|_| (), |home| assert_eq!(home.exit(), Outcome::Idle));
         self.world.zap();
     }
 
