@@ -6,7 +6,7 @@ use super::stage::pages;
 use std::sync::Arc;
 use userptr::{Blockable, Caller, Flags, MmRegistry};
 
-/// A look-up against the last put: the old record or a new one, never a dying one.
+/// Look-ups against the last put: the old record or a new one, never a dying one.
 pub fn find_against_last_put<P: Stage>() {
     let machine = Machine::<P>::new(Caller::Owner, 1, false);
     let record = machine.record();
@@ -19,6 +19,7 @@ pub fn find_against_last_put<P: Stage>() {
         })
     };
     drop(record);
+    drop(machine.record());
     P::join(t);
     machine.assert_quiet();
 }
