@@ -2,6 +2,8 @@
 
 #[cfg(feature = "sim")]
 pub mod sim;
+#[cfg(all(feature = "uring", target_os = "linux"))]
+pub mod uring;
 
 use crate::error::Error;
 use crate::memory::{AddressSpace, Pages};
