@@ -1,5 +1,15 @@
 //! Scenarios 27 to 37: the slow path.
 #![cfg(feature = "sim")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "a test: it runs on the standard library, and stops where something is wrong"
+)]
 
 mod common;
 
@@ -262,9 +272,7 @@ fn s35_and_s36_a_cancel_runs_again_for_each_attach<P: Host>() {
 
 /// Step by step: an object whose cancel is queued is `Revoking`, and cannot be attached.
 fn s36_attached_and_cancel_pending_exclude_each_other<P: Host>() {
-    let mut setup = Setup::default();
-    setup.queued = true;
-    let w = World::<P>::with_stepped_cancels(setup);
+    let w = World::<P>::with_stepped_cancels(Setup::default());
     let _in = w.enter();
     let (a, object) = w.pinned(1);
     let n = w.notifier(&object);

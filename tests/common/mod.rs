@@ -1,5 +1,10 @@
 //! What the scenario tests share: a world to run in, a deadline, and each scenario on each host.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "each test binary uses a part of it"
+)]
 
 use std::io::Write;
 use std::sync::mpsc::{RecvTimeoutError, channel};
