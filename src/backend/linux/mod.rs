@@ -90,7 +90,7 @@ use monitor::{Counters, Told};
 use regions::{Regions, STOP};
 use std::boxed::Box;
 use std::string::String;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use uffd::Uffd;
 
@@ -150,6 +150,8 @@ struct Shared {
     /// Up while messages are being read and passed on.
     gate: AtomicBool,
     told: Mutex<Told>,
+    /// Registrations wait here for a place in `told`.
+    vacancy: Condvar,
     stop: EventFd,
     counters: Counters,
 }
@@ -214,6 +216,7 @@ impl Linux {
             watch,
             gate: AtomicBool::new(false),
             told: Mutex::new(Told::new()),
+            vacancy: Condvar::new(),
             stop: EventFd::open()?,
             counters: Counters::default(),
         });
