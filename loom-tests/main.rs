@@ -1,1 +1,24 @@
-fn main() {}
+//! The models: every interleaving (up to the bound that each row names) of a few threads over the real core on the loom host.
+//!
+//! `cargo test --features loom --test loom` runs them all and prints one row each; a name, or a part of one, runs those that match.
+//! Their negative controls are in `controls.rs`: the same models over a core with one guarded line broken.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
+mod harness;
+mod models;
+mod stage;
+
+fn main() -> std::process::ExitCode {
+    harness::run(&models::all())
+}

@@ -1,1 +1,2 @@
+//! Miri tests.
 fn main() {}

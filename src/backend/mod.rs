@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `std` | `std` | threads, mutexes and condition variables of the standard library |
 //! | `loom` | `loom` | the model checker: every access is an explored step |
+//! | `sim` | `sim` | the checking host: lock order, allocation under locks, failing allocations |
 //! | `linux` | `linux` | the memory of a Linux process, watched by userfaultfd |
 
 #![allow(
@@ -16,5 +17,7 @@
 pub mod linux;
 #[cfg(feature = "loom")]
 pub mod loom;
+#[cfg(feature = "sim")]
+pub mod sim;
 #[cfg(feature = "std")]
 pub mod std;

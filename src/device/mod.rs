@@ -1,5 +1,7 @@
 //! Devices: what the core asks of the driver.
 
+#[cfg(feature = "sim")]
+pub mod sim;
 #[cfg(all(feature = "uring", target_os = "linux"))]
 pub mod uring;
 

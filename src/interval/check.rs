@@ -15,22 +15,25 @@ impl<P: Platform> Tree<P> {
     /// The invariant that does not hold.
     #[doc(hidden)]
     pub fn check(&self) -> Result<(usize, u32), &'static str> {
-        let mut walk = Walk { before: None, nodes: 0, first: None };
+        let mut walk = Walk { tree: self, before: None, nodes: 0 };
         let height = walk.subtree(self.root, None, 0)?;
-        if walk.first != self.first {
-            return Err("first");
+        if walk.before.is_some_and(|last| last.after().is_some()) {
+            return Err("end");
+        }
+        if self.root.node.is_none() && self.first.is_some() {
+            return Err("first node");
         }
         Ok((walk.nodes, height))
     }
 }
 
-struct Walk<P: Platform> {
-    before: Option<(usize, usize)>,
+struct Walk<'t, P: Platform> {
+    tree: &'t Tree<P>,
+    before: Option<At<P>>,
     nodes: usize,
-    first: Option<At<P>>,
 }
 
-impl<P: Platform> Walk<P> {
+impl<P: Platform> Walk<'_, P> {
     /// Checks the subtree that `kid` leads to, and returns its height.
     fn subtree(&mut self, kid: Kid<P>, parent: Option<At<P>>, depth: u32) -> Result<u32, &'static str> {
         let Some(at) = kid.node else {
@@ -44,12 +47,14 @@ impl<P: Platform> Walk<P> {
         }
         let below = depth.saturating_add(1);
         let left = self.subtree(at.kid(Side::Left), Some(at), below)?;
-        if self.before.is_some_and(|before| before >= at.key()) {
+        if self.before.is_some_and(|before| before.key() >= at.key()) {
             return Err("order");
         }
-        self.before = Some(at.key());
+        if self.before.map_or(self.tree.first, At::after) != Some(at) {
+            return Err("chain");
+        }
+        self.before = Some(at);
         self.nodes = self.nodes.saturating_add(1);
-        self.first = self.first.or(Some(at));
         let right = self.subtree(at.kid(Side::Right), Some(at), below)?;
         let balance = i64::from(right).saturating_sub(i64::from(left));
         if !(-1..=1).contains(&balance) || i64::from(at.balance()) != balance {

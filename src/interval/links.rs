@@ -65,11 +65,13 @@ pub(super) struct Links<P: Platform> {
     /// Left and right, indexed by [`Side`].
     pub(super) kids: [Kid<P>; 2],
     pub(super) parent: Option<At<P>>,
+    /// The next node in the order: a walk over neighbours neither climbs nor descends.
+    pub(super) after: Option<At<P>>,
     pub(super) balance: i8,
 }
 
 impl<P: Platform> Links<P> {
-    pub(super) const NONE: Self = Self { kids: [Kid::NONE; 2], parent: None, balance: 0 };
+    pub(super) const NONE: Self = Self { kids: [Kid::NONE; 2], parent: None, after: None, balance: 0 };
 }
 
 /// A node that is in the tree at hand.
@@ -145,6 +147,18 @@ impl<P: Platform> At<P> {
     }
 
     #[inline]
+    pub(super) fn after(self) -> Option<Self> {
+        // SAFETY: as in `parent`.
+        self.read(|links| unsafe { (*links).after })
+    }
+
+    #[inline]
+    pub(super) fn set_after(self, after: Option<Self>) {
+        // SAFETY: as in `set_parent`.
+        self.write(|links| unsafe { (*links).after = after });
+    }
+
+    #[inline]
     pub(super) fn balance(self) -> i8 {
         // SAFETY: as in `parent`.
         self.read(|links| unsafe { (*links).balance })
@@ -187,19 +201,36 @@ impl<P: Platform> At<P> {
         })
     }
 
-    /// Makes the node a leaf below `parent`.
+    /// Makes the node a leaf below `parent`, before `after`.
     #[inline]
-    pub(super) fn reset(self, parent: Option<Self>) {
+    pub(super) fn reset(self, parent: Option<Self>, after: Option<Self>) {
         // SAFETY: as in `set_parent`.
-        self.write(|links| unsafe { *links = Links { parent, ..Links::NONE } });
+        self.write(|links| unsafe { *links = Links { parent, after, ..Links::NONE } });
     }
 
-    /// Takes over all that `from` has: its children, its parent and its balance.
-    pub(super) fn copy_links(self, from: Self) {
+    /// Takes over the place of `from` in the tree: its children, its parent and its balance.
+    #[inline]
+    pub(super) fn take_place(self, from: Self) {
         // SAFETY: as in `parent`; `Links` is plain data.
         let links = from.read(|links| unsafe { links.read() });
         // SAFETY: as in `set_parent`.
-        self.write(|to| unsafe { to.write(links) });
+        self.write(|to| unsafe { *to = Links { after: (*to).after, ..links } });
+    }
+
+    /// The node before this one in the order.
+    #[inline]
+    pub(super) fn before(self) -> Option<Self> {
+        if let Some(left) = self.kid(Side::Left).node {
+            return Some(left.outermost(Side::Right));
+        }
+        let mut at = self;
+        loop {
+            let parent = at.parent()?;
+            if at.side_of(parent) == Side::Right {
+                return Some(parent);
+            }
+            at = parent;
+        }
     }
 
     /// On which side of `parent` this node hangs.

@@ -7,8 +7,8 @@ use core::fmt;
 
 /// A node of an interval index. Its range is fixed when it is made.
 ///
-/// One cache line on a 64-bit host whose cell adds nothing: a query reads one line per level of the tree, and the
-/// line of no node that it does not visit.
+/// Nine words on a host whose cell adds nothing. A query decides at each level with what lies in that level's node, and
+/// touches no node that it does not visit.
 ///
 /// # Invariants
 /// `links` is touched under the lock around the index only, and by the index only.

@@ -26,13 +26,13 @@ fn query(random: &mut Random) -> AddrRange {
 }
 
 fn rounds() -> u64 {
-    if cfg!(miri) { 3 } else { 100 }
+    if cfg!(miri) { 1 } else { 100 }
 }
 
 fn s13_each_node_removed_after_the_next_is_known<I: Checked>() {
     for seed in 0..rounds() {
         let mut random = Random::new(seed);
-        let mut pool = filled::<I>(&mut random, 100);
+        let mut pool = filled::<I>(&mut random, if cfg!(miri) { 30 } else { 100 });
         let range = query(&mut random);
         let (expected, mut walked): (Vec<At>, Vec<At>) = (pool.naive(range), Vec::new());
         let mut at = pool.first(range);
@@ -51,7 +51,7 @@ fn s13_each_node_removed_after_the_next_is_known<I: Checked>() {
 fn s13_each_node_removed_and_the_walk_begun_anew<I: Checked>() {
     for seed in 0..rounds() {
         let mut random = Random::new(seed + 1000);
-        let mut pool = filled::<I>(&mut random, 100);
+        let mut pool = filled::<I>(&mut random, if cfg!(miri) { 30 } else { 100 });
         let range = query(&mut random);
         let (expected, mut walked) = (pool.naive(range), Vec::new());
         while let Some(node) = pool.first(range) {
@@ -68,7 +68,7 @@ fn s13_each_node_removed_and_the_walk_begun_anew<I: Checked>() {
 fn s13_other_nodes_removed_ahead_of_and_behind_the_walk<I: Checked>() {
     for seed in 0..rounds() {
         let mut random = Random::new(seed + 2000);
-        let mut pool = filled::<I>(&mut random, 100);
+        let mut pool = filled::<I>(&mut random, if cfg!(miri) { 30 } else { 100 });
         let range = query(&mut random);
         let mut at = pool.first(range);
         while let Some(node) = at {

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+/*
+ * Runs the tests, each in a process of its own with a deadline, and prints "ok NAME" or "not ok NAME: why".
+ * Arguments: names (or beginnings of names) of the tests to run; none means all.
+ */
+#include "test.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+char why[256];
+
+#define DEADLINE_SECONDS 40
+
+static int wanted(const char *name, int argc, char **argv)
+{
+	for (int i = 1; i < argc; i++)
+		if (!strncmp(name, argv[i], strlen(argv[i])))
+			return 1;
+	return argc <= 1;
+}
+
+static int run(const struct test *t)
+{
+	struct timespec from, to;
+	int status, report[2];
+	pid_t child, got;
+	int line = -1;
+
+	clock_gettime(CLOCK_MONOTONIC, &from);
+	if (pipe(report))
+		return 1;
+	fflush(stdout);
+	child = fork();
+	if (child == 0) {
+		setpgid(0, 0);
+		close(report[0]);
+		line = t->run();
+		if (write(report[1], &line, sizeof(line)) != sizeof(line) || write(report[1], why, sizeof(why)) < 0)
+			_exit(3);
+		_exit(0);
+	}
+	setpgid(child, child);
+	close(report[1]);
+	for (int i = 0; (got = waitpid(child, &status, WNOHANG)) == 0 && i < DEADLINE_SECONDS * 200; i++)
+		usleep(5000);
+	kill(-child, SIGKILL);
+	clock_gettime(CLOCK_MONOTONIC, &to);
+	if (got == 0) {
+		printf("not ok %s: still running after %d s\n", t->name, DEADLINE_SECONDS);
+	} else if (!WIFEXITED(status) || WEXITSTATUS(status) || read(report[0], &line, sizeof(line)) != sizeof(line)) {
+		printf("not ok %s: the process died (status %#x)\n", t->name, status);
+	} else if (line) {
+		if (read(report[0], why, sizeof(why)) <= 0)
+			why[0] = 0;
+		printf("not ok %s: line %d: %s\n", t->name, line, why);
+	} else {
+		long ms = (to.tv_sec - from.tv_sec) * 1000 + (to.tv_nsec - from.tv_nsec) / 1000000;
+
+		printf("ok %s (%ld ms)\n", t->name, ms);
+	}
+	close(report[0]);
+	fflush(stdout);
+	return line != 0;
+}
+
+int main(int argc, char **argv)
+{
+	const struct test *lists[] = { self_tests, basic_tests, mapping_tests, process_tests, stress_tests, last_tests };
+	int failed = 0;
+
+	for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++)
+		for (const struct test *t = lists[i]; t->name; t++)
+			if (wanted(t->name, argc, argv))
+				failed += run(t);
+	return failed != 0;
+}

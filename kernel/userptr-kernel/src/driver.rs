@@ -1,0 +1,330 @@
+//! The driver: three devices, their clients, and the requests of the character devices.
+
+use crate::copier::{Copier, Job, Task};
+use crate::ffi;
+use crate::platform::{KQueue, Kernel, Kind};
+use crate::space::Mm;
+use core::ffi::{c_int, c_long, c_void};
+use core::fmt;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
+use core::time::Duration;
+use userptr::pages::Buffer;
+use userptr::platform::{LockClass, Mutex};
+use userptr::{
+    Client, Context, Error, Lease, Limits, MmRegistry, Notifier, Object, Queues, RawQueue, Ref, SgLimits,
+    UserPtr, UserPtrRef,
+};
+
+/// The number of devices, as in `uapi.h`.
+const DEVICES: usize = 3;
+
+/// All there is, from the module's load to its unload.
+struct Driver {
+    contexts: [Ref<Context<Copier>, Kernel>; DEVICES],
+    /// Handles that outlive every object, so that the last one never goes in a worker.
+    queues: [KQueue; 4],
+}
+
+// SAFETY: nothing to settle; only the static below points here.
+unsafe impl Object<Kernel> for Driver {}
+
+static DRIVER: AtomicPtr<Driver> = AtomicPtr::new(ptr::null_mut());
+
+fn limits(device: usize) -> Limits {
+    let plain = Limits { deadline: Some(Duration::from_secs(10)), ..Limits::default() };
+    match device {
+        1 => Limits { deadline: Some(Duration::from_secs(1)), ..plain },
+        2 => Limits { pages: 8, read_only: false, sg: SgLimits { segments: 64, segment_pages: 1 }, ..plain },
+        _ => plain,
+    }
+}
+
+impl Driver {
+    fn try_new() -> Result<Ref<Self, Kernel>, Error> {
+        let [cancels, pins, frees, copies] = [
+            KQueue::try_new(Kind::Cancel)?,
+            KQueue::try_new(Kind::Pin)?,
+            KQueue::try_new(Kind::Free)?,
+            KQueue::try_new(Kind::Copy)?,
+        ];
+        let context = |n: usize| {
+            let device = Copier { limits: limits(n), queue: copies.clone() };
+            // The second device's cancels run on a queue, the others' in the thread that invalidates.
+            let cancels = (n == 1).then(|| cancels.clone());
+            let queues = Queues { pins: pins.clone(), cancels, frees: frees.clone() };
+            Context::try_new(device, queues).map_err(|(_, e)| e)
+        };
+        let contexts = [context(0)?, context(1)?, context(2)?];
+        let driver = Self { contexts, queues: [cancels, pins, frees, copies] };
+        Ref::try_new(driver).map_err(|(_, e)| e)
+    }
+
+    /// Waits until no work is queued or running.
+    fn settle(&self) {
+        // A pin may leave a cancel behind, a cancel a record to free.
+        for _ in 0..2 {
+            for queue in &self.queues {
+                queue.drain();
+            }
+        }
+    }
+}
+
+fn driver() -> Option<&'static Driver> {
+    // SAFETY: set at load and taken away at unload, when no file is open and so nobody calls.
+    unsafe { DRIVER.load(Ordering::Acquire).as_ref() }
+}
+
+/// Called at the module's load. 0 or a negative errno.
+#[unsafe(no_mangle)]
+pub extern "C" fn userptr_init_driver() -> c_int {
+    match Driver::try_new() {
+        Ok(driver) => {
+            DRIVER.store(Ref::into_raw(driver).cast_mut(), Ordering::Release);
+            0
+        }
+        Err(e) => e.errno().wrapping_neg(),
+    }
+}
+
+/// Called at the module's unload: every file is closed.
+#[unsafe(no_mangle)]
+pub extern "C" fn userptr_exit_driver() {
+    let raw = DRIVER.swap(ptr::null_mut(), Ordering::AcqRel);
+    if !raw.is_null() {
+        // SAFETY: the pointer that the load put there, taken once.
+        let driver = unsafe { Ref::<Driver, Kernel>::from_raw(raw) };
+        driver.settle();
+        drop(driver);
+    }
+}
+
+/// An open file.
+struct File {
+    client: Ref<Client<Copier>, Kernel>,
+    /// The job that was begun last.
+    job: Mutex<Kernel, Option<Ref<Job, Kernel>>>,
+}
+
+// SAFETY: settles its lock; only the file points here.
+unsafe impl Object<Kernel> for File {
+    unsafe fn settle(&self) {
+        // SAFETY: once, at the final address (caller).
+        unsafe { self.job.settle() }
+    }
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.client, f)
+    }
+}
+
+/// Opens device `n`. Null, with a negative errno in `err`, if that fails.
+///
+/// # Safety
+/// `err` can be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn userptr_open(n: u32, err: *mut c_int) -> *const c_void {
+    let file = (|| {
+        let driver = driver().ok_or(Error::NoDevice)?;
+        let context = driver.contexts.get(n as usize).ok_or(Error::NoDevice)?;
+        let client = Client::open(context.clone())?;
+        let file = File {
+            client,
+            job: Mutex::<Kernel, _>::blank(LockClass { name: "userptr_file", rank: 50 }, None),
+        };
+        Ref::<File, Kernel>::try_new(file).map_err(|(_, e)| e)
+    })();
+    match file {
+        Ok(file) => Ref::into_raw(file).cast(),
+        Err(e) => {
+            // SAFETY: the caller's promise.
+            unsafe { err.write(e.errno().wrapping_neg()) };
+            ptr::null()
+        }
+    }
+}
+
+/// Closes a file: releases every object whose last handle this was.
+///
+/// # Safety
+/// `file` came from [`userptr_open`] and is not used again.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn userptr_close(file: *const c_void) {
+    // SAFETY: the caller's promise.
+    drop(unsafe { Ref::<File, Kernel>::from_raw(file.cast()) });
+}
+
+/// A request. The words are in and out. Returns 0 or a negative errno.
+///
+/// # Safety
+/// `file` came from [`userptr_open`] and stays open; `words` are eight.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn userptr_request(file: *const c_void, request: u32, words: *mut [u64; 8]) -> c_long {
+    // SAFETY: the caller's promise.
+    let (file, words) = unsafe { (&*file.cast::<File>(), &mut *words) };
+    match file.request(request, words) {
+        Ok(()) => 0,
+        Err(e) => e.errno().wrapping_neg().into(),
+    }
+}
+
+/// The most bytes in one copy.
+const COPY_MOST: usize = 16 << 20;
+/// How long a request sleeps at most before it looks for a signal.
+const LOOK: Duration = Duration::from_millis(10);
+
+impl File {
+    fn request(&self, request: u32, words: &mut [u64; 8]) -> Result<(), Error> {
+        let [a, b, c, d, e, f, ..] = *words;
+        match request {
+            1 => words[3] = self.create(a, b, c)?.into(),
+            2 => self.client.close(handle(a)?)?,
+            3 => {
+                let object = self.object(a)?;
+                // The kernel tells of mappings that go, never of one that comes into a hole: look again when asked to.
+                UserPtr::reset(&object);
+                drop(acquire(&object, Duration::from_millis(b))?);
+            }
+            4 => self.copy(a, word(b), word(c), word(d), e != 0)?,
+            5 => {
+                self.fill(a, word(b)..word(b).checked_add(word(c)).ok_or(Error::Fault)?, d as u8, e, f != 0)?
+            }
+            6 => self.wait(Duration::from_millis(a))?,
+            7 => {
+                let which = u32::try_from(a).map_err(|_| Error::Invalid)?;
+                // SAFETY: plain numbers.
+                let value =
+                    unsafe { if which == 12 { ffi::uk_allocations() } else { ffi::uk_counter(which) } };
+                words[1] = value as u64;
+            }
+            8 => {
+                let mm = Mm::current().ok_or(Error::Fault)?;
+                Context::probe(&Context::create(self.client.context(), &mm, word(a), word(b), 0)?)?;
+            }
+            9 => UserPtr::export(&self.object(a)?)?,
+            10 => UserPtr::put_pages(&self.object(a)?)?,
+            11 => {
+                if let Some(driver) = driver() {
+                    driver.settle();
+                }
+            }
+            12 => self.retry()?,
+            _ => return Err(Error::Invalid),
+        }
+        Ok(())
+    }
+
+    fn object(&self, raw: u64) -> Result<UserPtrRef<Copier>, Error> {
+        self.client.lookup(handle(raw)?)
+    }
+
+    fn create(&self, address: u64, size: u64, flags: u64) -> Result<u32, Error> {
+        let flags = u32::try_from(flags).map_err(|_| Error::Invalid)?;
+        let mm = Mm::current().ok_or(Error::Fault)?;
+        self.client.create(&mm, word(address), word(size), flags)
+    }
+
+    /// The caller's memory is touched only while no lease is held: a fault may wait for an invalidation (rule 28).
+    fn copy(&self, raw: u64, offset: usize, len: usize, user: usize, write: bool) -> Result<(), Error> {
+        if len > COPY_MOST {
+            return Err(Error::TooBig);
+        }
+        let end = offset.checked_add(len).ok_or(Error::Fault)?;
+        let object = self.object(raw)?;
+        let mut bytes = Buffer::<u8, Kernel>::with_capacity(len)?;
+        let at = bytes.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+        // SAFETY: the buffer has `len` bytes; the user's address is checked in C.
+        if write && unsafe { ffi::uk_copy_from_user(at, user, len) } != 0 {
+            return Err(Error::Fault);
+        }
+        let task = if write { Task::Write } else { Task::Read };
+        let lease = acquire(&object, Duration::from_secs(10))?;
+        if write {
+            lease.mark_written();
+        }
+        let job =
+            lease.with(|m| Job::begin(self.client.context().device(), m.map, task, offset..end, Some(bytes)));
+        drop(lease);
+        let job = job?;
+        job.wait(Duration::from_secs(60))?;
+        // SAFETY: the job has ended and keeps the buffer, of `len` bytes, all of them written.
+        if !write && unsafe { ffi::uk_copy_to_user(user, at, len) } != 0 {
+            return Err(Error::Fault);
+        }
+        Ok(())
+    }
+
+    fn fill(
+        &self,
+        raw: u64,
+        range: core::ops::Range<usize>,
+        value: u8,
+        ms: u64,
+        deaf: bool,
+    ) -> Result<(), Error> {
+        let object = self.object(raw)?;
+        let task = Task::Fill { value, ns: ms.saturating_mul(1_000_000), deaf };
+        let lease = acquire(&object, Duration::from_secs(10))?;
+        lease.mark_written();
+        let job = lease.with(|m| Job::begin(self.client.context().device(), m.map, task, range, None));
+        drop(lease);
+        let job = job?;
+        // SAFETY: settled; this thread does not hold it.
+        let old = unsafe { self.job.with(|slot| slot.replace(job)) };
+        drop(old);
+        Ok(())
+    }
+
+    fn wait(&self, timeout: Duration) -> Result<(), Error> {
+        // SAFETY: settled; this thread does not hold it.
+        let job = unsafe { self.job.with(|slot| slot.clone()) }.ok_or(Error::NoEntry)?;
+        job.wait(timeout)
+    }
+
+    /// What a driver does after it has reset its device: tries the cancels again that had run out of time.
+    fn retry(&self) -> Result<(), Error> {
+        let mm = Mm::current().ok_or(Error::Fault)?;
+        let record = MmRegistry::find(self.client.context().registry(), &mm)?;
+        match record.existing_notifier() {
+            Some(notifier) => notifier.retry_quarantined().into_result(),
+            None => Ok(()),
+        }
+    }
+}
+
+/// As `UserPtr::acquire`, but a signal ends it, and the time is the caller's.
+fn acquire(object: &UserPtrRef<Copier>, limit: Duration) -> Result<Lease<'_, Copier>, Error> {
+    // SAFETY: no arguments.
+    let now = || unsafe { ffi::uk_now_ns() };
+    let until = now().saturating_add(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
+    loop {
+        match UserPtr::try_acquire(object) {
+            Err(Error::Again) => {}
+            done => return done,
+        }
+        // SAFETY: no arguments.
+        if unsafe { ffi::uk_signal_pending() } {
+            return Err(Error::Interrupted);
+        }
+        if now() >= until {
+            return Err(Error::Again);
+        }
+        if Notifier::wait_ready(object, Some(LOOK)) {
+            // Ready to try, or all workers are taken: then let them work.
+            // SAFETY: a request may sleep.
+            unsafe { ffi::uk_pause() };
+        }
+    }
+}
+
+fn handle(raw: u64) -> Result<u32, Error> {
+    u32::try_from(raw).map_err(|_| Error::NoEntry)
+}
+
+/// A word of a request is a `usize` on the only architecture there is.
+fn word(raw: u64) -> usize {
+    raw as usize
+}
