@@ -130,7 +130,7 @@ scenario!(
         let range = memory::map(BYTES).unwrap();
         let object = stack.object(range.address, range.bytes);
         drop(lease(&object));
-        let moved = memory::remap(range, memory::ELSEWHERE).unwrap();
+        let moved = memory::remap(range, memory::ELSEWHERE, 0).unwrap();
         let mut child = Child::fork(|| true);
         assert!(child.result());
         drop(object);

@@ -192,6 +192,9 @@ impl Shared {
     }
 
     fn pass_on(&self, events: &Events) {
+        if !self.options.lag.is_zero() {
+            std::thread::sleep(self.options.lag);
+        }
         let mut told = self.told();
         for event in events.iter() {
             match event {
@@ -201,12 +204,11 @@ impl Shared {
                     told.begin(range);
                     told.end(range);
                 }
-                Event::Remap { from, to } => {
+                Event::Remap { from, .. } => {
                     count(&self.counters.remaps);
-                    for range in [from, to] {
-                        told.begin(range);
-                        told.end(range);
-                    }
+                    // What was at the new place before has an unmap of its own.
+                    told.begin(from);
+                    told.end(from);
                 }
                 Event::Remove(range) => {
                     count(&self.counters.discards);
