@@ -3,7 +3,7 @@
 use crate::device::{Device, Host, Limits};
 use crate::error::Error;
 use crate::mm::MmRegistry;
-use crate::notifier::Notifier;
+use crate::notifier::{Notifier, Outcome};
 use crate::platform::{AtomicUsize, Load, Platform, RawQueue, Rmw, WaitQueue};
 use crate::refcount::{Object, Ref};
 use core::fmt;
@@ -111,6 +111,19 @@ impl<D: Device> Context<D> {
             cancels.flush();
         }
         self.registry.flush();
+    }
+
+    /// Tries the cancel of every quarantined object again whose device did not stop in time, in every address space, ended ones
+    /// included: for a driver that has reset its device. Returns the worst outcome. An address space that is added or given back
+    /// meanwhile may be passed over.
+    pub fn retry_quarantined(&self) -> Outcome {
+        let mut worst = self.unwatched.retry_quarantined();
+        self.registry.each(|record| {
+            if let Some(notifier) = record.existing_notifier() {
+                worst = worst.max(notifier.retry_quarantined());
+            }
+        });
+        worst
     }
 
     pub(crate) fn unwatched(&self) -> &Notifier<Host<D>> {

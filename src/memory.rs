@@ -92,7 +92,8 @@ pub trait AddressSpace: Sized + Send + Sync + 'static {
     fn unregister(&self, registration: Self::Registration);
 
     /// Tells the host that the range is about to be pinned, before every pin and with no lock held; a host that watches the
-    /// whole address space has nothing to do. May fail, for example at a limit.
+    /// whole address space has nothing to do. Called after the attach, so that a change between the two finds the object. May
+    /// fail, for example at a limit.
     ///
     /// # Errors
     /// As [`register`](Self::register).
@@ -101,7 +102,7 @@ pub trait AddressSpace: Sized + Send + Sync + 'static {
         Ok(())
     }
 
-    /// The object that called [`watch`](Self::watch), once or more, is being released. No lock is held, but this may come from
+    /// Takes one [`watch`](Self::watch) of the range back: once for each that succeeded. No lock is held, but this may come from
     /// inside a cancel, when that drops the last reference: a host whose own locks forbid that defers it.
     fn unwatch(&self, registration: &Self::Registration, range: AddrRange) {
         let _ = (registration, range);

@@ -11,7 +11,7 @@ use userptr::{AddrRange, Blockable, Notifier, Outcome};
 pub const MODELS: &[Model] = &[
     full("s26_s84_start_against_attach_on_empty_index", 2, start_against_attach),
     full("s17_to_s21_invalidate_against_acquire_and_lease", 2, invalidate_against_acquire),
-    full("s20_two_invalidations_of_one_object", 3, two_invalidations),
+    bounded("s20_two_invalidations_of_one_object", 3, 3, two_invalidations),
     bounded("s22_two_windows_against_acquire", 3, 3, two_windows),
     full("s40_s77_last_put_against_invalidate", 2, last_put_against_invalidate),
     bounded("s41_two_closes_against_invalidate", 3, 3, two_closes),
@@ -145,15 +145,7 @@ fn two_closes() {
 fn evict_against_start() {
     let (home, world, probe) = stage();
     assert!(Probe::acquire(&probe));
-    let t = {
-        let (home, world) = (home.clone(), world.clone());
-        thread::spawn(move || {
-            assert_eq!(home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap(), Outcome::Idle);
-            assert_eq!(world.pins(), 0, "a start returned before the eviction had unpinned");
-            world.zap();
-            home.invalidate_end(pages(0, 1));
-        })
-    };
+    let t = spawn_invalidate(&home, &world, pages(0, 1), &probe);
     assert_eq!(Notifier::revoke(&probe), Outcome::Idle);
     Probe::acquire(&probe);
     t.join().unwrap();

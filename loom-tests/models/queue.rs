@@ -14,7 +14,7 @@ pub const MODELS: &[Model] = &[
     full("s51_flush_with_one_worker", 2, flush_one_worker),
     bounded("q1_flush_with_two_workers_and_a_queuer", 4, 2, flush_two_workers),
     bounded("q2_flush_item_with_two_workers", 3, 3, flush_item_two_workers),
-    full("s34_queued_while_running_runs_again", 2, queued_while_running),
+    bounded("s34_queued_while_running_runs_again", 2, 4, queued_while_running),
     bounded("q3_never_on_two_workers_at_once", 3, 3, never_twice_at_once),
     full("q4_cancel_against_run", 2, cancel_against_run),
 ];

@@ -1,5 +1,10 @@
 //! Devices: what the core asks of the driver.
 
+#[cfg(feature = "sim")]
+pub mod sim;
+#[cfg(all(feature = "uring", target_os = "linux"))]
+pub mod uring;
+
 use crate::error::Error;
 use crate::memory::{AddressSpace, Pages};
 use crate::notifier::Outcome;

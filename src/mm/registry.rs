@@ -79,6 +79,17 @@ impl<S: AddressSpace> MmRegistry<S> {
         }
     }
 
+    /// Calls `f` for each record, with no lock held. One that is linked or unlinked meanwhile may be passed over.
+    pub fn each(&self, mut f: impl FnMut(&MmRef<S>)) {
+        for bucket in 0..BUCKETS {
+            let mut place = 0_usize;
+            while let Some(record) = self.with(|buckets| buckets.at(bucket, place)) {
+                f(&record);
+                place = place.saturating_add(1);
+            }
+        }
+    }
+
     /// The number of records. A snapshot.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -134,6 +145,19 @@ impl<S: AddressSpace> Buckets<S> {
             }
         }
         None
+    }
+
+    /// The record at a place of a list.
+    fn at(&self, bucket: usize, place: usize) -> Option<MmRef<S>> {
+        let mut record = (*self.heads.get(bucket)?)?;
+        // SAFETY: the mutex is held: linked records are alive, and their counts are above zero.
+        unsafe {
+            for _ in 0..place {
+                record = record.as_ref().value().next()?;
+            }
+            record.as_ref().count().get();
+            Some(MmRef::new(Ref::adopt(record)))
+        }
     }
 
     /// # Safety

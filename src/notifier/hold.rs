@@ -24,8 +24,11 @@ impl<P: Platform> Notifier<P> {
     ///
     /// Ordering: the holder sees what the commit installed; what the holder does happens before the cancel's unmap.
     pub fn lease<T: Subscriber<P>, R: Borrow<Ref<T, P>>>(object: R) -> Option<Hold<T, P, R>> {
-        let taken = object.borrow().attachment().leases.take();
-        taken.then_some(Hold { object, _of: PhantomData })
+        if object.borrow().attachment().leases.take() {
+            Some(Hold { object, _of: PhantomData })
+        } else {
+            None
+        }
     }
 }
 

@@ -9,15 +9,16 @@ use crate::error::Error;
 use crate::memory::{AddressSpace, Caller, Pages, Usage};
 use crate::notifier::{Hold, Notifier, Refused, Ticket};
 use crate::pages::{Buffer, SgTable};
-use crate::platform::{AtomicUsize, Cell, Rmw, Store};
+use crate::platform::{AtomicUsize, Cell, Rmw};
 
 impl<D: Device> UserPtr<D> {
     /// A lease, now or not at all: pins what can be pinned without waiting, leaves the rest to a worker, and never waits itself.
     ///
     /// # Errors
     /// * [`Error::Again`]: an invalidation is in progress, somebody else or a worker is pinning, or all workers are taken.
-    /// * [`Error::Fault`]: the range is not memory (this sticks until its mapping changes, or [`reset`](Self::reset)); the
-    ///   address space is gone; or the caller lives in another one.
+    /// * [`Error::Fault`]: the range is not memory; the address space is gone; or the caller lives in another one. The first sticks
+    ///   until an invalidation of the range or a [`reset`](Self::reset). A host does not tell of a mapping that comes into a hole, so
+    ///   a caller who has just mapped something there resets.
     /// * Others, once each, from the pin, the device or the allocator; a retry can work.
     ///
     /// Source: `i915_gem_userptr_get_pages`.
@@ -132,7 +133,10 @@ impl<D: Device> UserPtr<D> {
             && let Some(registration) = self.record.registration()
         {
             self.record.space().watch(registration, self.range())?;
-            self.watching.store(1, Store::Relaxed);
+            if self.watching.swap(1, Rmw::Relaxed) != 0 {
+                // One watch an object: the earlier one is given back after the new one stands.
+                self.record.space().unwatch(registration, self.range());
+            }
         }
         Ok(())
     }

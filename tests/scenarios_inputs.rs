@@ -1,0 +1,207 @@
+//! Scenarios 1 to 10: what a caller may pass.
+#![cfg(feature = "sim")]
+
+mod common;
+
+use common::{Host, Setup, World, range};
+use userptr::device::sim::{PAGE, Prot, TOP};
+use userptr::notifier::State;
+use userptr::{AddrRange, Blockable, Context, Error, Flags, Outcome, UserPtr};
+
+/// No record, no notifier, no registration, no allocation.
+fn nothing_is_left<P: Host>(w: &World<P>, live: usize) {
+    w.work();
+    assert_eq!(w.ctx.stats().spaces, 0);
+    assert_eq!(w.record().registered(), 0);
+    assert_eq!(w.machine.meter().live(), live);
+}
+
+fn refused<P: Host>(w: &World<P>, address: usize, len: usize, flags: u32, error: Error) {
+    let live = w.machine.meter().live();
+    assert_eq!(w.try_create(address, len, flags).unwrap_err(), error);
+    nothing_is_left(w, live);
+}
+
+fn s01_size_zero_is_invalid<P: Host>() {
+    let w = World::<P>::new();
+    let _in = w.enter();
+    refused(&w, w.memory(1), 0, 0, Error::Invalid);
+    w.finish();
+}
+
+fn s02_unaligned_is_invalid<P: Host>() {
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let a = w.memory(2);
+    for (address, len) in [(a + 1, PAGE), (a, PAGE - 1), (a + 8, PAGE - 8), (a, 1), (a + PAGE / 2, PAGE)] {
+        refused(&w, address, len, 0, Error::Invalid);
+    }
+    w.finish();
+}
+
+fn s03_a_range_that_wraps_is_refused<P: Host>() {
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let top = usize::MAX - (PAGE - 1);
+    refused(&w, top, 2 * PAGE, 0, Error::Fault);
+    refused(&w, TOP - PAGE, 2 * PAGE, 0, Error::Fault);
+    w.finish();
+}
+
+fn s04_a_range_that_ends_at_the_top<P: Host>() {
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let a = TOP - 2 * PAGE;
+    w.process.mmap_fixed(a, 2 * PAGE, Prot::RW);
+    w.process.touch(a, 2 * PAGE, 3).unwrap();
+    let object = w.create(a, 2);
+    assert_eq!((object.range().start(), object.range().last(), object.pages()), (a, TOP - 1, 2));
+    assert_eq!(w.read(&w.lease(&object), 2 * PAGE - PAGE), 3);
+    // The last byte is inside: an invalidation of the last page alone reaches it, and so does one that ends at the top of all
+    // addresses.
+    w.process.dontneed(TOP - PAGE, PAGE);
+    assert_eq!(UserPtr::state(&object), State::Idle);
+    drop(w.lease(&object));
+    let n = w.notifier(&object);
+    let all = AddrRange::inclusive(TOP - 1, usize::MAX).unwrap();
+    assert_eq!(n.invalidate_start(all, Blockable::Yes), Ok(Outcome::Idle));
+    assert_eq!(UserPtr::state(&object), State::Idle);
+    n.invalidate_end(all);
+    drop((n, object));
+    w.finish();
+}
+
+fn s05_unknown_flags_are_invalid<P: Host>() {
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let a = w.memory(1);
+    for bit in 1..31 {
+        refused(&w, a, PAGE, 1 << bit, Error::Invalid);
+        refused(&w, a, PAGE, 1 << bit | Flags::READ_ONLY.bits(), Error::Invalid);
+    }
+    drop(w.try_create(a, PAGE, Flags::READ_ONLY.bits()).unwrap());
+    w.finish();
+}
+
+fn s06_more_pages_or_segments_than_the_device_takes<P: Host>() {
+    let w = World::<P>::with(Setup::default().limits(|l| {
+        l.pages = 4;
+        l.sg.segments = 2;
+        l.sg.segment_pages = 2;
+    }));
+    let _in = w.enter();
+    let a = w.memory(5);
+    refused(&w, a, 5 * PAGE, 0, Error::TooBig);
+    let object = w.create(a, 4);
+    w.lease(&object).with(|m| assert_eq!(m.sg.segments().len(), 2));
+    // Four pages in two segments of two: not if one of them lies elsewhere.
+    for at in [a + PAGE, a + 2 * PAGE] {
+        let elsewhere = w.memory(2);
+        w.process.mremap(elsewhere + PAGE, PAGE, at).unwrap();
+    }
+    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::TooBig);
+    assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Idle, 0));
+    drop(object);
+    w.finish();
+
+    // The default: what 32 bits count.
+    let w = World::<P>::new();
+    let _in = w.enter();
+    refused(&w, PAGE, (u32::MAX as usize + 1) * PAGE, 0, Error::TooBig);
+    drop(w.try_create(PAGE, u32::MAX as usize * PAGE, 0).unwrap());
+    w.finish();
+}
+
+fn s07_two_and_four_gibibytes<P: Host>() {
+    for gib in [2, 4] {
+        let w = World::<P>::new();
+        let _in = w.enter();
+        let pages = gib << 18;
+        let a = w.process.mmap(pages * PAGE);
+        // Half of it is there for the fast pin, so both ways are taken.
+        w.process.touch(a, pages * PAGE / 2, 1).unwrap();
+        let object = w.create(a, pages);
+        assert_eq!(object.pages(), pages);
+        let lease = w.lease(&object);
+        lease.with(|m| {
+            assert_eq!((m.pages.len(), m.sg.pages()), (pages, pages));
+            assert_eq!(m.sg.segments().iter().map(|s| s.pages).sum::<usize>(), pages);
+        });
+        assert_eq!(w.machine.pins(), pages);
+        w.write(&lease, pages * PAGE - 1, 9);
+        assert_eq!(w.process.load(a + pages * PAGE - 1), Ok(9));
+        drop(lease);
+        w.process.munmap(a + pages * PAGE - PAGE, PAGE);
+        assert_eq!(w.machine.pins(), 0);
+        drop(object);
+        w.finish();
+    }
+}
+
+fn s08_unsynchronised_needs_the_privilege<P: Host>() {
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let a = w.memory(1);
+    let flags = Flags::UNSYNCHRONIZED.bits();
+    refused(&w, a, PAGE, flags, Error::Permission);
+    w.record().set_capable(true);
+    let object = w.try_create(a, PAGE, flags).unwrap();
+    assert_eq!(w.record().registered(), 0, "nobody watches it");
+    assert_eq!(w.read(&w.lease(&object), 0), 1);
+    drop(object);
+    w.finish();
+}
+
+fn s09_an_empty_invalidation_does_nothing<P: Host>() {
+    assert_eq!(AddrRange::from_bounds(PAGE, PAGE), None);
+    assert_eq!(AddrRange::from_bounds(PAGE, 0), None);
+    assert_eq!(AddrRange::from_bounds(0, 0), None);
+    assert_eq!(AddrRange::from_bounds(usize::MAX, 0), None);
+    assert_eq!(AddrRange::from_bounds(2 * PAGE, PAGE), None);
+    assert_eq!(AddrRange::new(PAGE, 0), Err(Error::Invalid));
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let (a, object) = w.pinned(1);
+    w.process.munmap(a, 0);
+    w.process.dontneed(a, 0);
+    assert_eq!(UserPtr::state(&object), State::Ready);
+    // One byte is not nothing.
+    let n = w.notifier(&object);
+    assert_eq!(n.invalidate_start(range(a + PAGE - 1, 1), Blockable::Yes), Ok(Outcome::Idle));
+    assert_eq!(UserPtr::state(&object), State::Idle);
+    n.invalidate_end(range(a + PAGE - 1, 1));
+    drop((n, object));
+    w.finish();
+}
+
+fn s10_a_probe_finds_every_hole<P: Host>() {
+    let w = World::<P>::with(Setup::default().threads(1));
+    let _in = w.enter();
+    for hole in 0..3 {
+        let (a, object) = w.object(3);
+        assert_eq!(Context::probe(&object), Ok(()));
+        w.process.munmap(a + hole * PAGE, PAGE);
+        assert_eq!(Context::probe(&object), Err(Error::Fault), "a hole at page {hole}");
+        w.process.mmap_fixed(a + hole * PAGE, PAGE, Prot::RW);
+        // Nothing was unmapped, so nothing was notified: the failure sticks until it is reset.
+        assert_eq!(Context::probe(&object), Err(Error::Fault));
+        assert!(UserPtr::reset(&object));
+        assert_eq!(Context::probe(&object), Ok(()));
+        w.process.munmap(a, 3 * PAGE);
+    }
+    w.finish();
+}
+
+on_each_host! {
+    s01_size_zero_is_invalid,
+    s02_unaligned_is_invalid,
+    s03_a_range_that_wraps_is_refused,
+    s04_a_range_that_ends_at_the_top,
+    s05_unknown_flags_are_invalid,
+    s06_more_pages_or_segments_than_the_device_takes,
+    #[cfg_attr(miri, ignore = "a million pages")]
+    s07_two_and_four_gibibytes,
+    s08_unsynchronised_needs_the_privilege,
+    s09_an_empty_invalidation_does_nothing,
+    s10_a_probe_finds_every_hole,
+}
