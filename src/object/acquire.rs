@@ -1,6 +1,6 @@
 //! Acquire: take a lease, pinning first if there are no pages.
 
-use super::lease::{Lease, OwnedLease};
+use super::lease::{Lease, Local, OwnedLease, is_held_here};
 use super::userptr::{Installed, UserPtr, UserPtrRef};
 use super::{RETRIES, worker};
 use crate::device::Host;
@@ -50,7 +50,7 @@ impl<D: Device> UserPtr<D> {
         match Self::pin_here(this, ticket, pages) {
             Ok(Some(())) => {
                 // SAFETY: the commit left a lease for us.
-                Self::validate(Lease::new(unsafe { Hold::adopt(this) }))
+                Self::validate(Lease::new(unsafe { Hold::adopt(Local::new(this)) }))
             }
             Ok(None) => Err(worker::schedule(this, ticket)),
             Err(error) => {
@@ -64,13 +64,17 @@ impl<D: Device> UserPtr<D> {
     ///
     /// # Errors
     /// As [`try_acquire`](Self::try_acquire), but instead of `Again`: [`Error::Busy`] when the retries are used up, [`Error::TimedOut`]
-    /// when one wait took longer than the device's deadline.
+    /// when one wait took longer than the device's deadline, [`Error::Deadlock`] when the wait would be for a lease that this thread
+    /// is known to hold.
     pub fn acquire(this: &UserPtrRef<D>) -> Result<Lease<'_, D>, Error> {
         let deadline = this.context.limits().deadline;
         for _ in 0..RETRIES {
             match Self::try_acquire(this) {
                 Err(Error::Again) => {}
                 done => return done,
+            }
+            if is_held_here(this) {
+                return Err(Error::Deadlock);
             }
             if let Some(registration) = this.record.registration() {
                 this.record.space().wait_quiet(registration);
@@ -92,7 +96,7 @@ impl<D: Device> UserPtr<D> {
 
     /// A lease, if the pages are there.
     fn try_lease(this: &UserPtrRef<D>) -> Result<Option<Lease<'_, D>>, Error> {
-        Notifier::lease(this).map(|hold| Self::validate(Lease::new(hold))).transpose()
+        Notifier::lease(Local::new(this)).map(|hold| Self::validate(Lease::new(hold))).transpose()
     }
 
     /// Hands a lease out, unless the host knows of a change that the notifier does not know of yet.

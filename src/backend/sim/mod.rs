@@ -37,6 +37,14 @@ unsafe impl Platform for Sim {
         super::std::Std::fence();
     }
 
+    fn note_lease(object: usize, taken: bool) {
+        super::std::held::note(object, taken);
+    }
+
+    fn holds_lease(object: usize) -> bool {
+        super::std::held::holds(object)
+    }
+
     fn alloc(layout: Layout) -> Option<NonNull<u8>> {
         lockdep::might_alloc();
         meter::alloc(layout)

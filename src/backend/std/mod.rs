@@ -1,6 +1,7 @@
 //! The host made of the standard library: [`Std`].
 
 mod atomic;
+pub(super) mod held;
 mod sync;
 mod workers;
 
@@ -30,6 +31,14 @@ unsafe impl Platform for Std {
 
     fn fence() {
         core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+    }
+
+    fn note_lease(object: usize, taken: bool) {
+        held::note(object, taken);
+    }
+
+    fn holds_lease(object: usize) -> bool {
+        held::holds(object)
     }
 
     fn alloc(layout: Layout) -> Option<NonNull<u8>> {
