@@ -3,7 +3,10 @@
 use crate::bodies::{Stage, notifier, queue, refcount};
 use crate::harness::{Model, bounded, full};
 use loom::thread::{self, JoinHandle};
-use userptr::backend::loom::Loom;
+use core::alloc::Layout;
+use core::ptr::NonNull;
+use userptr::backend::loom::{Loom, LoomCell};
+use userptr::{Platform, Ref, SoftQueue, SoftWork};
 
 impl Stage for Loom {
     type Join = JoinHandle<()>;
@@ -12,6 +15,42 @@ impl Stage for Loom {
     }
     fn join(join: JoinHandle<()>) {
         join.join().unwrap();
+    }
+}
+
+/// Loom with two window slots instead of one: ends of equal ranges meet in the slots.
+#[derive(Debug)]
+pub enum TwoSlots {}
+
+// SAFETY: everything is `Loom`'s.
+unsafe impl Platform for TwoSlots {
+    type Usize = <Loom as Platform>::Usize;
+    type Cell<T> = LoomCell<T>;
+    type Spin = <Loom as Platform>::Spin;
+    type Mutex = <Loom as Platform>::Mutex;
+    type Wait = <Loom as Platform>::Wait;
+    type Work = SoftWork<Self>;
+    type Queue = Ref<SoftQueue<Self>, Self>;
+    const WINDOWS: usize = 2;
+    fn fence() {
+        Loom::fence();
+    }
+    fn alloc(layout: Layout) -> Option<NonNull<u8>> {
+        Loom::alloc(layout)
+    }
+    unsafe fn dealloc(ptr: NonNull<u8>, layout: Layout) {
+        // SAFETY: handed on.
+        unsafe { Loom::dealloc(ptr, layout) }
+    }
+}
+
+impl Stage for TwoSlots {
+    type Join = JoinHandle<()>;
+    fn spawn(f: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+        Loom::spawn(f)
+    }
+    fn join(join: JoinHandle<()>) {
+        Loom::join(join);
     }
 }
 
@@ -38,5 +77,6 @@ pub const ALL: &[Model] = &[
     bounded("s82_old_ticket_against_new_attach", 3, 3, notifier::old_ticket::<Loom>),
     full("s83_lease_past_the_deadline", 2, notifier::lease_past_deadline::<Loom>),
     full("s48_exit_against_acquire", 2, notifier::exit_against_acquire::<Loom>),
+    full("s22_equal_windows_end_at_once", 2, notifier::equal_windows::<TwoSlots>),
     full("s54_non_blockable_against_acquire", 2, notifier::non_blockable::<Loom>),
 ];

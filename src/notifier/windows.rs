@@ -74,8 +74,9 @@ impl<P: Platform> Windows<P> {
             // range may have closed it, and another start may have taken the slot.
             let freed = (word & !STATE).wrapping_add(GENERATION) | FREE;
             // ORDERING: releases the reads above to the next claimer. Everything the invalidation did happens before an
-            // attach that sees the slot free (acquire in `overlaps`).
-            if slot.word.compare_exchange(word, freed, Rmw::Release, Load::Relaxed).is_ok() {
+            // attach that sees the slot free (acquire in `overlaps`). A failure acquires from the end that took this window:
+            // its own, of the same range, is left for us in a slot further on, and we have to see it there.
+            if slot.word.compare_exchange(word, freed, Rmw::Release, Load::Acquire).is_ok() {
                 return true;
             }
         }

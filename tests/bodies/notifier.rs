@@ -89,6 +89,15 @@ fn spawn_start_zap_end<P: Stage>(home: &Home<P>, world: &Arc<World<P>>, range: A
     P::spawn(move || start_zap_end(&home, &world, range))
 }
 
+/// Two windows over the same range end at once: each end closes one, though not its own.
+pub fn equal_windows<P: Stage>() {
+    let (home, world) = (notifier::<P>(), World::<P>::new());
+    let t = spawn_start_zap_end::<P>(&home, &world, pages(0, 1));
+    start_zap_end(&home, &world, pages(0, 1));
+    P::join(t);
+    assert_quiet(&home, &world);
+}
+
 /// The last reference goes while a start comes: the start waits until the release has unpinned.
 pub fn last_put_against_invalidate<P: Stage>() {
     let (home, world, probe) = stage::<P>();

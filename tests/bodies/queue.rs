@@ -107,25 +107,33 @@ pub fn flush_item_two_workers<P: Stage>() {
 
 /// An enqueue that is accepted runs; one that is refused is served by a run that has not begun.
 pub fn queued_while_running<P: Stage>() {
+    queued_twice::<P>();
+}
+
+/// Whether the second enqueue was accepted.
+pub fn queued_twice<P: Stage>() -> bool {
     let (queue, job) = (queue::<P>(), job::<P>());
     let w = worker::<P>(&queue);
     assert!(enqueue(&queue, job.clone()).is_ok());
     let before = job.runs.load(Ordering::Relaxed);
-    match enqueue(&queue, job.clone()) {
+    let accepted = match enqueue(&queue, job.clone()) {
         Ok(()) => {
             queue.flush();
             assert_eq!(job.runs.load(Ordering::Relaxed), 2, "an accepted enqueue did not run");
+            true
         }
         Err(refused) => {
             drop(refused);
             queue.flush();
             assert_eq!(before, 0, "refused although the run had begun");
             assert_eq!(job.runs.load(Ordering::Relaxed), 1);
+            false
         }
-    }
+    };
     queue.shut_down();
     P::join(w);
     quiet(&queue, &[&job]);
+    accepted
 }
 
 pub fn never_twice_at_once<P: Stage>() {

@@ -2,6 +2,7 @@
 
 use super::Stage;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use userptr::platform::{Cell, LockClass, Platform, SpinLock};
 use userptr::refcount::{Fate, Object, Ref, Refcount};
 
@@ -79,18 +80,27 @@ impl<P: Platform> Table<P> {
 }
 
 pub fn upgrade_against_last_put<P: Stage>() {
+    upgrade::<P>();
+}
+
+/// Whether the upgrade came before the last put.
+pub fn upgrade<P: Stage>() -> bool {
     let table = Table::<P>::new();
-    let other = table.clone();
-    let t = P::spawn(move || {
-        // SAFETY: settled, not held.
-        let got = unsafe { other.edge.with(|linked| *linked && other.entry.count.get_unless_zero()) };
-        if got {
-            other.use_it();
-            if other.entry.count.put() {
-                other.release();
+    let upgraded = Arc::new(AtomicBool::new(false));
+    let t = {
+        let (table, upgraded) = (table.clone(), upgraded.clone());
+        P::spawn(move || {
+            // SAFETY: settled, not held.
+            let got = unsafe { table.edge.with(|linked| *linked && table.entry.count.get_unless_zero()) };
+            upgraded.store(got, Ordering::Relaxed);
+            if got {
+                table.use_it();
+                if table.entry.count.put() {
+                    table.release();
+                }
             }
-        }
-    });
+        })
+    };
     table.use_it();
     if table.entry.count.put() {
         table.release();
@@ -99,6 +109,7 @@ pub fn upgrade_against_last_put<P: Stage>() {
     assert_eq!(table.entry.count.count(), 0);
     // SAFETY: everybody has joined.
     table.entry.data.with(|d| unsafe { assert!(!*d, "never released") });
+    upgraded.load(Ordering::Relaxed)
 }
 
 /// The look-up takes a plain count: allowed, because `put_and_lock` lets no look-up meet a zero.
