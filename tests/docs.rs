@@ -66,7 +66,8 @@ fn every_source_file_that_a_page_names_exists() {
         let page = page(name);
         for path in quoted(&page).filter(|q| q.contains('/') && q.ends_with(".rs")) {
             // `src/notifier/{windows,start}.rs`: one name for several.
-            let all: Vec<String> = match path.split_once('{').and_then(|(a, b)| Some((a, b.split_once('}')?))) {
+            let all: Vec<String> = match path.split_once('{').and_then(|(a, b)| Some((a, b.split_once('}')?)))
+            {
                 Some((before, (names, after))) => {
                     names.split(',').map(|one| format!("{before}{one}{after}")).collect()
                 }

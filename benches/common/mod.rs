@@ -6,8 +6,8 @@ use userptr::backend::std::{Std, StdNotifier, StdRef, StdWorkers};
 use userptr::device::Prepare;
 use userptr::memory::Pages;
 use userptr::{
-    AddrRange, AddressSpace, Caller, Context, Device, Error, Limits, Outcome, Queues, Usage, UserPtr,
-    UserPtrRef, Users,
+    AddrRange, AddressSpace, Caller, Context, Device, Error, Outcome, Queues, Usage, UserPtr, UserPtrRef,
+    Users,
 };
 
 pub const SHIFT: u32 = 12;
