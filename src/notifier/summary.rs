@@ -26,13 +26,17 @@ impl<P: Platform> Summary<P> {
     /// Called under the notifier's lock after every change of the index. Whoever inserted passes a full fence next.
     pub(super) fn set(&self, hull: Option<AddrRange>) {
         let (start, last) = hull.map_or((usize::MAX, 0), |h| (h.start(), h.last()));
-        self.hull.start.store(start, Store::Relaxed);
-        self.hull.last.store(last, Store::Relaxed);
+        // ORDERING: pairs with the acquire in `may_overlap`: a start that finds nothing there sees the unpin of the cancel that
+        // took the last node out.
+        self.hull.start.store(start, Store::Release);
+        self.hull.last.store(last, Store::Release);
     }
 
     /// Whether a node may overlap. Called after a full fence that follows the opening of the window.
     pub(super) fn may_overlap(&self, range: AddrRange) -> bool {
-        self.hull.start.load(Load::Relaxed) <= range.last()
-            && range.start() <= self.hull.last.load(Load::Relaxed)
+        // ORDERING: pairs with the release in `set`. A word that does not cover a node was written before the node's attach, which then
+        // finds the window (rule 30), or after its removal, and with it everything that its cancel did. One word suffices.
+        self.hull.start.load(Load::Acquire) <= range.last()
+            && range.start() <= self.hull.last.load(Load::Acquire)
     }
 }
