@@ -2,9 +2,9 @@
 
 use crate::bodies::{Stage, notifier, queue, refcount};
 use crate::harness::{Model, bounded, full};
-use loom::thread::{self, JoinHandle};
 use core::alloc::Layout;
 use core::ptr::NonNull;
+use loom::thread::{self, JoinHandle};
 use userptr::backend::loom::{Loom, LoomCell};
 use userptr::{Platform, Ref, SoftQueue, SoftWork};
 

@@ -43,8 +43,9 @@ impl<P: Platform> Notifier<P> {
     /// When it returns [`Outcome::Idle`], no overlapping object has pages installed or a lease, whoever began its cancel (rule 5).
     /// Any other outcome says that something was quarantined. Every `Ok` opens a window and needs its end.
     ///
-    /// If nothing overlaps it takes no lock and touches two cache lines (rule 30). It never allocates (rule 11). Called with no
-    /// lock of this crate held, and by nobody who holds a lease in the range: such a call meets the deadline (rule 29).
+    /// If the range lies apart from the hull of everything that is attached, it takes no lock and touches two cache lines
+    /// (rule 30); a range in a gap inside that hull costs the lock and a query. It never allocates (rule 11). Called with no lock of
+    /// this crate held, and by nobody who holds a lease in the range: such a call meets the deadline (rule 29).
     ///
     /// # Errors
     /// [`WouldBlock`], only for [`Blockable::No`]: nothing was recorded, no end is due.
@@ -93,7 +94,8 @@ impl<P: Platform> Notifier<P> {
     }
 
     /// The invalidation of `range` is over: the page tables have changed, and attaches are possible again. An end without a
-    /// start is ignored (rule 12).
+    /// start is ignored (rule 12), as long as at most [`Platform::WINDOWS`] windows are open: beyond that only the hull
+    /// of their ranges is known, and an end inside it closes one of them.
     ///
     /// Ordering: what the caller did before happens before any attach that this end lets through.
     pub fn invalidate_end(&self, range: AddrRange) {

@@ -26,6 +26,35 @@ pub struct Mapped<'a, D: Device> {
 /// A holder does not wait in an acquire, fault, take the host's address-space lock or unmap its own buffer (rule 29). One that keeps
 /// it past the deadline gets its object quarantined. Dropping it wakes the cancel that waits for it; dropping the last lease of a
 /// quarantined object finishes the cancel and may sleep. Forgetting it leaks the pages, nothing worse.
+///
+/// ```
+/// # use userptr::backend::std::{Std, Workers};
+/// # use userptr::device::sim::{DmaDevice, Machine, PAGE, Space};
+/// # use userptr::{Context, Limits, Queues};
+/// # let machine = Machine::new();
+/// # let process = machine.process();
+/// # let (pins, frees) = (Workers::<Std>::start("pins", 1)?, Workers::<Std>::start("frees", 1)?);
+/// # let queues = Queues { pins: pins.queue().clone(), cancels: None, frees: frees.queue().clone() };
+/// # let context = Context::try_new(DmaDevice::<Std>::new(&machine, Limits::default()), queues).map_err(|(_, e)| e)?;
+/// # let _inside = machine.enter(&process);
+/// # let address = process.mmap(PAGE);
+/// # process.touch(address, PAGE, 7)?;
+/// # let space = Space::of(&process);
+/// # let object = Context::create(&context, &space, address, PAGE, 0)?;
+/// use userptr::UserPtr;
+///
+/// let lease = UserPtr::acquire(&object)?;
+/// let engine = context.device().engine();
+/// lease.mark_written();
+/// lease.with(|mapped| engine.write(mapped.map, 0, 42));
+/// assert_eq!(process.load(address)?, 42, "the process sees what the device wrote");
+///
+/// // For work that outlives the caller: a lease with a reference of its own.
+/// let owned = lease.into_owned();
+/// drop(object);
+/// assert!(!owned.is_revoked());
+/// # Ok::<(), userptr::Error>(())
+/// ```
 #[must_use = "the pages may be released as soon as the lease is dropped"]
 pub struct LeaseOf<D: Device, R: Borrow<UserPtrRef<D>>> {
     hold: Hold<UserPtr<D>, Host<D>, R>,

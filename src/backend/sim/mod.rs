@@ -19,6 +19,11 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 use core::time::Duration;
 
+/// A counted reference on this host.
+pub type SimRef<T> = Ref<T, Sim>;
+/// The work queue of this host.
+pub type SimQueue = SimRef<SoftQueue<Sim>>;
+
 /// The host [`Std`](super::std::Std) with its locks, waits and allocations checked.
 #[derive(Debug)]
 pub enum Sim {}

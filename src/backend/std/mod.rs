@@ -9,11 +9,21 @@ pub use atomic::StdUsize;
 pub use sync::{StdCell, StdLock, StdWait};
 pub use workers::Workers;
 
+use crate::notifier::Notifier;
 use crate::platform::Platform;
 use crate::refcount::Ref;
 use crate::work::{SoftQueue, SoftWork};
 use core::alloc::Layout;
 use core::ptr::NonNull;
+
+/// A counted reference on this host.
+pub type StdRef<T> = Ref<T, Std>;
+/// The work queue of this host.
+pub type StdQueue = StdRef<SoftQueue<Std>>;
+/// A notifier on this host.
+pub type StdNotifier = StdRef<Notifier<Std>>;
+/// Threads that serve a queue of this host.
+pub type StdWorkers = Workers<Std>;
 
 /// Threads, mutexes and condition variables of the standard library; its global allocator; the software queue.
 #[derive(Debug)]
