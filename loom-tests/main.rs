@@ -15,10 +15,11 @@
     reason = "tests"
 )]
 
+#[path = "../tests/bodies/mod.rs"]
+mod bodies;
 mod harness;
 mod models;
-mod stage;
 
 fn main() -> std::process::ExitCode {
-    harness::run(&models::all())
+    harness::run(models::ALL)
 }

@@ -69,12 +69,13 @@ static int run(const struct test *t)
 
 int main(int argc, char **argv)
 {
-	const struct test *lists[] = { self_tests, basic_tests, mapping_tests, process_tests, stress_tests, last_tests };
+	const struct test *lists[] = { self_tests, basic_tests, mapping_tests, process_tests, stress_tests, fault_tests, last_tests };
 	int failed = 0;
 
 	for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++)
 		for (const struct test *t = lists[i]; t->name; t++)
-			if (wanted(t->name, argc, argv))
+			/* Only where the kernel can inject faults. */
+			if ((lists[i] != fault_tests || !access("/proc/self/fail-nth", F_OK)) && wanted(t->name, argc, argv))
 				failed += run(t);
 	return failed != 0;
 }
