@@ -32,7 +32,10 @@ pub const fn bounded(name: &'static str, threads: usize, bound: usize, body: fn(
 }
 
 /// The longest that one model may take. One that takes longer has to be split.
-const DEADLINE: Duration = Duration::from_secs(240);
+fn deadline() -> Duration {
+    let seconds = std::env::var("USERPTR_MODEL_SECONDS").ok().and_then(|s| s.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(300))
+}
 
 /// The flag of the child process that runs one model.
 const CHILD: &str = "--child";
@@ -75,7 +78,7 @@ fn check(model: Model) -> Row {
         if let Some(status) = child.try_wait().unwrap() {
             break Some(status);
         }
-        if begun.elapsed() > DEADLINE {
+        if begun.elapsed() > deadline() {
             let _ = child.kill();
             let _ = child.wait();
             break None;
@@ -88,7 +91,7 @@ fn check(model: Model) -> Row {
     let failure = match status {
         Some(status) if status.success() => None,
         Some(status) => Some(format!("{status}\n{said}")),
-        None => Some(format!("did not end in {} s: split it", DEADLINE.as_secs())),
+        None => Some(format!("did not end in {} s: split it", deadline().as_secs())),
     };
     Row { executions, seconds: begun.elapsed().as_secs_f64(), failure }
 }

@@ -31,6 +31,7 @@ use naive::Naive;
 use operations::{OPERATIONS, Operation, Tally};
 use report::{Line, Report};
 use std::process::ExitCode;
+use userptr::backend::linux::Options;
 
 struct Args {
     json: bool,
@@ -72,7 +73,7 @@ fn run(args: &Args) -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    let mut guarded = match Guarded::open() {
+    let mut guarded = match Guarded::open(Options::default()) {
         Ok(guarded) => Some(guarded),
         Err(why) => {
             report.note(&format!("userptr cannot watch: {why}. Running the naive half only."));

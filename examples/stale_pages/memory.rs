@@ -66,8 +66,8 @@ pub(crate) fn raw_map(range: Range) -> io::Result<()> {
 }
 
 /// Moves a mapping to another address, over what is there.
-pub(crate) fn remap(from: Range, to: usize) -> io::Result<Range> {
-    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+pub(crate) fn remap(from: Range, to: usize, more: i32) -> io::Result<Range> {
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | more;
     // SAFETY: both are ours, and nobody has a reference into either.
     let address = checked(unsafe {
         libc::mremap(from.address as *mut _, from.bytes, from.bytes, flags, to as *mut libc::c_void)

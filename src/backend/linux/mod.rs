@@ -15,7 +15,7 @@
 //! | change | told | pages | end |
 //! |---|---|---|---|
 //! | `munmap`, `mmap(MAP_FIXED)` over it, `brk` shrink | unmap, of the whole call's range | gone already | none needed |
-//! | `mremap` | remap, then unmap of the old range | moved already | none needed |
+//! | `mremap` | remap, then unmap of the old range (not with `MREMAP_DONTUNMAP`) | moved already | none needed |
 //! | `madvise`: `DONTNEED`, `FREE`, `REMOVE` | remove | **still there**: they go after the message was read | none |
 //!
 //! The thread that makes the change waits until the monitor has **read** the message; it does not wait for what the
@@ -90,7 +90,7 @@ use monitor::{Counters, Told};
 use regions::{Regions, STOP};
 use std::boxed::Box;
 use std::string::String;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use uffd::Uffd;
 
@@ -108,11 +108,20 @@ pub struct Options {
     /// Whether a look-up asks the kernel. Only a test that shows what happens otherwise switches it off.
     #[doc(hidden)]
     pub probe: bool,
+    /// How long the monitor sleeps between reading messages and passing them on. For a test that needs a slow one.
+    #[doc(hidden)]
+    pub lag: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { grace: Duration::from_millis(100), strict: false, hold: Duration::from_secs(30), probe: true }
+        Self {
+            grace: Duration::from_millis(100),
+            strict: false,
+            hold: Duration::from_secs(30),
+            probe: true,
+            lag: Duration::ZERO,
+        }
     }
 }
 
@@ -150,6 +159,8 @@ struct Shared {
     /// Up while messages are being read and passed on.
     gate: AtomicBool,
     told: Mutex<Told>,
+    /// Registrations wait here for a place in `told`.
+    vacancy: Condvar,
     stop: EventFd,
     counters: Counters,
 }
@@ -214,6 +225,7 @@ impl Linux {
             watch,
             gate: AtomicBool::new(false),
             told: Mutex::new(Told::new()),
+            vacancy: Condvar::new(),
             stop: EventFd::open()?,
             counters: Counters::default(),
         });
