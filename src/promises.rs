@@ -70,7 +70,8 @@ assert_not_impl_any!(Stopping<'static, Std>: Sync, Clone);
 // Each reference owns one count.
 assert_not_impl_any!(Ref<Queue, Std>: Copy);
 
-/// The lease of a device on any address space may be dropped by another thread than took it: by the one that completes the work.
+/// The owned lease of a device on any address space may be dropped by another thread than took it: by the one that completes the
+/// work. A borrowed one is shared with other threads, and stays in its own: see [`Local`](crate::object::Local).
 #[expect(dead_code, reason = "compiled, not called")]
 fn leases_travel<D: crate::Device>()
 where
@@ -78,7 +79,8 @@ where
 {
     fn travels<T: Send + Sync>() {}
     travels::<crate::OwnedLease<D>>();
-    travels::<crate::Lease<'static, D>>();
+    fn shared<T: Sync>() {}
+    shared::<crate::Lease<'static, D>>();
     travels::<Hold<crate::UserPtr<D>, Std, crate::UserPtrRef<D>>>();
     travels::<crate::UserPtrRef<D>>();
     travels::<Ref<crate::Context<D>, Std>>();

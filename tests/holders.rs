@@ -2,6 +2,10 @@
 #![cfg(feature = "sim")]
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
     clippy::disallowed_types,
     clippy::disallowed_methods,
     reason = "a test: it stops where something is wrong"

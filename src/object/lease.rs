@@ -73,6 +73,9 @@ pub struct Local<'a, D: Device> {
     _not_send: PhantomData<*const ()>,
 }
 
+// SAFETY: sharing it gives a reference to the object, which may be shared.
+unsafe impl<D: Device> Sync for Local<'_, D> {}
+
 impl<'a, D: Device> Local<'a, D> {
     pub(super) fn new(object: &'a UserPtrRef<D>) -> Self {
         Host::<D>::note_lease(identity(object), true);
