@@ -19,6 +19,8 @@
 #[path = "../tests/bodies/mod.rs"]
 mod bodies;
 mod harness;
+#[path = "controls/table.rs"]
+mod table;
 mod models;
 
 fn main() -> std::process::ExitCode {
