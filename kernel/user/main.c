@@ -13,7 +13,7 @@
 
 char why[256];
 
-#define DEADLINE_SECONDS 40
+#define DEADLINE_SECONDS 120
 
 static int wanted(const char *name, int argc, char **argv)
 {
