@@ -1,5 +1,6 @@
 //! Runs models, a row and a child process each: a model that aborts or does not end takes no other with it.
 
+use crate::table::CONTROLS;
 use std::fs::File;
 use std::io::Write;
 use std::process::{Command, ExitCode, Stdio};
@@ -125,7 +126,10 @@ pub fn run(models: &[Model]) -> ExitCode {
     let todo: Vec<Model> = models.iter().copied().filter(wanted).collect();
     let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let out = Mutex::new(std::io::stdout());
-    println!("{:<52} {:>7} {:>5} {:>10} {:>8}", "model", "threads", "bound", "executions", "seconds");
+    println!(
+        "{:<52} {:>7} {:>5} {:>10} {:>8}  controls that it catches",
+        "model", "threads", "bound", "executions", "seconds"
+    );
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
@@ -148,15 +152,18 @@ pub fn run(models: &[Model]) -> ExitCode {
 }
 
 fn print(out: &mut impl Write, model: &Model, row: &Row) {
+    let controls: Vec<&str> =
+        CONTROLS.iter().filter(|control| control.model == model.name).map(|control| control.name).collect();
     let bound = model.bound.map_or_else(|| "none".to_owned(), |b| b.to_string());
     let _ = writeln!(
         out,
-        "{:<52} {:>7} {:>5} {:>10} {:>8.1}{}",
+        "{:<52} {:>7} {:>5} {:>10} {:>8.1}  {}{}",
         model.name,
         model.threads,
         bound,
         row.executions,
         row.seconds,
+        controls.join(", "),
         if row.failure.is_some() { "   FAILED" } else { "" },
     );
     if let Some(failure) = &row.failure {

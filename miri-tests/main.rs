@@ -1,2 +1,58 @@
-//! Miri tests.
-fn main() {}
+//! The shared bodies (`tests/bodies`) on threads of the standard library, for Miri: undefined behaviour and data races on real
+//! atomics, over many seeds.
+//!
+//! ```text
+//! MIRIFLAGS="-Zmiri-many-seeds=0..32" cargo +nightly miri test --test miri
+//! MIRIFLAGS="-Zmiri-many-seeds=0..32 -Zmiri-tree-borrows" cargo +nightly miri test --test miri
+//! ```
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
+#[path = "../tests/bodies/mod.rs"]
+mod bodies;
+mod outcomes;
+
+use bodies::Stage;
+use std::thread::{self, JoinHandle};
+use userptr::backend::std::Std;
+
+impl Stage for Std {
+    type Join = JoinHandle<()>;
+    fn spawn(f: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+        thread::spawn(f)
+    }
+    fn join(join: JoinHandle<()>) {
+        join.join().unwrap();
+    }
+}
+
+/// A test for each body.
+macro_rules! on_threads {
+    ($($file:ident: $($body:ident),* $(,)?;)*) => {
+        $(mod $file {
+            $(#[test]
+            fn $body() {
+                crate::bodies::$file::$body::<super::Std>();
+            })*
+        })*
+    };
+}
+
+on_threads! {
+    refcount: two_drops, upgrade_against_last_put, put_and_lock_against_lookup;
+    queue: flush_one_worker, flush_two_workers, flush_item_two_workers, queued_while_running, never_twice_at_once,
+        cancel_against_run;
+    notifier: start_against_attach, invalidate_against_acquire, two_invalidations, two_windows,
+        last_put_against_invalidate, two_closes, evict_against_start, lease_refused, partly_overlapping,
+        old_ticket, lease_past_deadline, exit_against_acquire, non_blockable;
+}

@@ -66,10 +66,11 @@ impl<P: Platform> Notifier<P> {
                 home.summary.set(core.index.hull());
                 return Err(Refused::Window);
             }
+            // Asked under the lock: a moment later somebody else's acquire may have been cancelled.
+            debug_assert!(!home.has_pending(attachment), "attached with a cancel pending (rule 9)");
             // SAFETY: the lock is held; the edge is the object around the attachment.
             Ok(Ticket(unsafe { attachment.begin_acquire(edge) }))
         })
-        .inspect(|_| debug_assert!(!Self::is_cancel_pending(sub), "attached with a cancel pending (rule 9)"))
     }
 
     /// If the ticket is still the newest and nothing came between: runs `install`, opens the leases, with one for the caller if

@@ -26,13 +26,19 @@ impl<P: Platform> Summary<P> {
     /// Called under the notifier's lock after every change of the index. Whoever inserted passes a full fence next.
     pub(super) fn set(&self, hull: Option<AddrRange>) {
         let (start, last) = hull.map_or((usize::MAX, 0), |h| (h.start(), h.last()));
-        self.hull.start.store(start, Store::Relaxed);
-        self.hull.last.store(last, Store::Relaxed);
+        // ORDERING: releases the cancel of a node that this hull leaves out; pairs with the acquire in `may_overlap`. Who writes
+        // later has the earlier cancels through the lock.
+        self.hull.start.store(start, Store::Release);
+        self.hull.last.store(last, Store::Release);
     }
 
     /// Whether a node may overlap. Called after a full fence that follows the opening of the window.
+    ///
+    /// `false` says more than that: what was cancelled in the range happens before the return.
     pub(super) fn may_overlap(&self, range: AddrRange) -> bool {
-        self.hull.start.load(Load::Relaxed) <= range.last()
-            && range.start() <= self.hull.last.load(Load::Relaxed)
+        // ORDERING: pairs with the release in `set`: the word that leaves a node out was written after that node's cancel, and a
+        // start that takes no lock must have the unpin behind it, too.
+        self.hull.start.load(Load::Acquire) <= range.last()
+            && range.start() <= self.hull.last.load(Load::Acquire)
     }
 }

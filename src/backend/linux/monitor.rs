@@ -4,9 +4,10 @@
 //! the process may be blocked until this thread has read the message (scenario 72). Cancels run on the notifier's queue.
 
 use super::grace::Graces;
+use super::pagemap::{Mark, Progress};
 use super::regions::{Held, MOST_REGIONS, PollSet};
 use super::uffd::{Event, Events, Probe};
-use super::{Shared, Watch};
+use super::{Shared, Watch, threads};
 use crate::backend::std::Std;
 use crate::error::Error;
 use crate::notifier::{Blockable, Notifier, Stopping};
@@ -80,19 +81,11 @@ impl Told {
     }
 
     /// A discard: its window stays open, because the pages go only after the message was read.
-    fn discard(&mut self, range: AddrRange, until: Instant) {
-        match self.graces.add(range, until) {
-            Some(widened) => {
-                self.begin(widened.now);
-                if let Some(before) = widened.before {
-                    self.end(before);
-                }
-            }
-            // A window over it is open already: only the leases are new.
-            None => {
-                self.begin(range);
-                self.end(range);
-            }
+    fn discard(&mut self, range: AddrRange, mark: Option<Mark>, grace: Duration) {
+        let Some(widened) = self.graces.add(range, mark, Instant::now(), grace) else { return };
+        self.begin(widened.now);
+        if let Some(before) = widened.before {
+            self.end(before);
         }
     }
 }
@@ -133,7 +126,7 @@ impl Shared {
 
     /// See [`AddressSpace::quiet`](crate::AddressSpace::quiet), and [the argument](super#why-a-look-up-never-finds-a-stale-page).
     pub(super) fn quiet(&self) -> bool {
-        if !self.owner.is_me() || self.gate.load(Ordering::Relaxed) {
+        if !self.owner.is_me() {
             return false;
         }
         if self.options.probe && self.watch.probe() != Probe::Quiet {
@@ -212,9 +205,8 @@ impl Shared {
                 }
                 Event::Remove(range) => {
                     count(&self.counters.discards);
-                    if let Some(until) = Instant::now().checked_add(self.options.grace) {
-                        told.discard(range, until);
-                    }
+                    let mark = if self.options.marks { self.pagemap.mark(range) } else { None };
+                    told.discard(range, mark, self.options.grace);
                 }
             }
         }
@@ -250,9 +242,17 @@ impl Shared {
     fn expire(&self) {
         let mut told = self.told();
         let now = Instant::now();
-        while let Some(range) = told.graces.take_expired(now) {
+        while let Some(range) = told.graces.take_over(now, |mark| self.progress(mark)) {
             told.end(range);
         }
+    }
+
+    /// How far a discard is.
+    fn progress(&self, mark: Option<Mark>) -> Progress {
+        if self.options.marks && threads::all_others_sleep() {
+            return Progress::Over;
+        }
+        mark.map_or(Progress::Unknown, |mark| self.pagemap.progress(mark))
     }
 
     /// Ends the window of a region that is not watched any more.

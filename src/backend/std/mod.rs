@@ -1,6 +1,7 @@
 //! The host made of the standard library: [`Std`].
 
 mod atomic;
+pub(super) mod held;
 mod sync;
 mod workers;
 
@@ -8,11 +9,21 @@ pub use atomic::StdUsize;
 pub use sync::{StdCell, StdLock, StdWait};
 pub use workers::Workers;
 
+use crate::notifier::Notifier;
 use crate::platform::Platform;
 use crate::refcount::Ref;
 use crate::work::{SoftQueue, SoftWork};
 use core::alloc::Layout;
 use core::ptr::NonNull;
+
+/// A counted reference on this host.
+pub type StdRef<T> = Ref<T, Std>;
+/// The work queue of this host.
+pub type StdQueue = StdRef<SoftQueue<Std>>;
+/// A notifier on this host.
+pub type StdNotifier = StdRef<Notifier<Std>>;
+/// Threads that serve a queue of this host.
+pub type StdWorkers = Workers<Std>;
 
 /// Threads, mutexes and condition variables of the standard library; its global allocator; the software queue.
 #[derive(Debug)]
@@ -30,6 +41,14 @@ unsafe impl Platform for Std {
 
     fn fence() {
         core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+    }
+
+    fn note_lease(object: usize, taken: bool) {
+        held::note(object, taken);
+    }
+
+    fn holds_lease(object: usize) -> bool {
+        held::holds(object)
     }
 
     fn alloc(layout: Layout) -> Option<NonNull<u8>> {

@@ -1,26 +1,18 @@
 //! The count alone.
 
-use crate::harness::{Model, full};
-use crate::stage::LoomRef;
-use loom::sync::Arc;
-use loom::thread;
-use userptr::backend::loom::{Loom, LoomCell};
-use userptr::platform::{Cell, LockClass, SpinLock};
+use super::Stage;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use userptr::platform::{Cell, LockClass, Platform, SpinLock};
 use userptr::refcount::{Fate, Object, Ref, Refcount};
 
-pub const MODELS: &[Model] = &[
-    full("r1_two_drops_order_the_release", 2, two_drops),
-    full("s38_get_unless_zero_against_last_put", 2, upgrade_against_last_put),
-    full("s46_put_and_lock_against_lookup", 3, put_and_lock_against_lookup),
-];
-
-struct Data(LoomCell<u32>);
-// SAFETY: the model's threads write before their drop, and the release reads: loom checks it.
-unsafe impl Send for Data {}
+struct Data<P: Platform>(P::Cell<u32>);
+// SAFETY: the model's threads write before their drop, and the release reads: the checker looks.
+unsafe impl<P: Platform> Send for Data<P> {}
 // SAFETY: as above.
-unsafe impl Sync for Data {}
+unsafe impl<P: Platform> Sync for Data<P> {}
 // SAFETY: nothing to settle, nothing points to it.
-unsafe impl Object<Loom> for Data {
+unsafe impl<P: Platform> Object<P> for Data<P> {
     fn last_put(&self) -> Fate {
         // Everything that any holder did happens before the release.
         self.0.with_mut(|_| ());
@@ -29,38 +21,38 @@ unsafe impl Object<Loom> for Data {
 }
 
 /// Bare drops, with no lock to hide a missing ordering.
-fn two_drops() {
-    let a: LoomRef<Data> = Ref::try_new(Data(<LoomCell<_> as Cell<_>>::new(7))).map_err(|(_, e)| e).unwrap();
+pub fn two_drops<P: Stage>() {
+    let a: Ref<Data<P>, P> = Ref::try_new(Data(<P::Cell<_> as Cell<_>>::new(7))).map_err(|(_, e)| e).unwrap();
     let b = a.clone();
-    let t = thread::spawn(move || {
+    let t = P::spawn(move || {
         b.0.with(|_| ());
         drop(b);
     });
     a.0.with(|_| ());
     drop(a);
-    t.join().unwrap();
+    P::join(t);
 }
 
 /// A table with one weak edge: a count and the data that its zero releases.
-struct Entry {
-    count: Refcount<Loom>,
-    data: LoomCell<bool>,
+struct Entry<P: Platform> {
+    count: Refcount<P>,
+    data: P::Cell<bool>,
 }
 
-struct Table {
-    edge: SpinLock<Loom, bool>,
-    entry: Entry,
+struct Table<P: Platform> {
+    edge: SpinLock<P, bool>,
+    entry: Entry<P>,
 }
-// SAFETY: `data` is written by the release only, after the edge is cut under the lock: loom checks it.
-unsafe impl Send for Table {}
+// SAFETY: `data` is written by the release only, after the edge is cut under the lock: the checker looks.
+unsafe impl<P: Platform> Send for Table<P> {}
 // SAFETY: as above.
-unsafe impl Sync for Table {}
+unsafe impl<P: Platform> Sync for Table<P> {}
 
-impl Table {
+impl<P: Platform> Table<P> {
     fn new() -> Arc<Self> {
         let this = Arc::new(Self {
-            edge: SpinLock::<Loom, _>::blank(LockClass::NOTIFIER, true),
-            entry: Entry { count: Refcount::new(), data: <LoomCell<_> as Cell<_>>::new(true) },
+            edge: SpinLock::<P, _>::blank(LockClass::NOTIFIER, true),
+            entry: Entry { count: Refcount::new(), data: <P::Cell<_> as Cell<_>>::new(true) },
         });
         // SAFETY: once, in place.
         unsafe { this.edge.settle() };
@@ -74,7 +66,7 @@ impl Table {
     }
 
     fn free(&self) {
-        // SAFETY: the last reference is gone: loom checks it.
+        // SAFETY: the last reference is gone: the checker looks.
         self.entry.data.with_mut(|d| unsafe {
             assert!(*d, "freed twice");
             *d = false;
@@ -82,41 +74,51 @@ impl Table {
     }
 
     fn use_it(&self) {
-        // SAFETY: under a reference: loom checks it.
+        // SAFETY: under a reference: the checker looks.
         self.entry.data.with(|d| unsafe { assert!(*d, "used after the release") });
     }
 }
 
-fn upgrade_against_last_put() {
-    let table = Table::new();
-    let other = table.clone();
-    let t = thread::spawn(move || {
-        // SAFETY: settled, not held.
-        let got = unsafe { other.edge.with(|linked| *linked && other.entry.count.get_unless_zero()) };
-        if got {
-            other.use_it();
-            if other.entry.count.put() {
-                other.release();
+pub fn upgrade_against_last_put<P: Stage>() {
+    upgrade::<P>();
+}
+
+/// Whether the upgrade came before the last put.
+pub fn upgrade<P: Stage>() -> bool {
+    let table = Table::<P>::new();
+    let upgraded = Arc::new(AtomicBool::new(false));
+    let t = {
+        let (table, upgraded) = (table.clone(), upgraded.clone());
+        P::spawn(move || {
+            // SAFETY: settled, not held.
+            let got = unsafe { table.edge.with(|linked| *linked && table.entry.count.get_unless_zero()) };
+            upgraded.store(got, Ordering::Relaxed);
+            if got {
+                table.use_it();
+                if table.entry.count.put() {
+                    table.release();
+                }
             }
-        }
-    });
+        })
+    };
     table.use_it();
     if table.entry.count.put() {
         table.release();
     }
-    t.join().unwrap();
+    P::join(t);
     assert_eq!(table.entry.count.count(), 0);
     // SAFETY: everybody has joined.
     table.entry.data.with(|d| unsafe { assert!(!*d, "never released") });
+    upgraded.load(Ordering::Relaxed)
 }
 
 /// The look-up takes a plain count: allowed, because `put_and_lock` lets no look-up meet a zero.
-fn put_and_lock_against_lookup() {
-    let table = Table::new();
+pub fn put_and_lock_against_lookup<P: Stage>() {
+    let table = Table::<P>::new();
     let threads: Vec<_> = (0..2)
         .map(|_| {
             let table = table.clone();
-            thread::spawn(move || {
+            P::spawn(move || {
                 // SAFETY: settled, not held.
                 let got = unsafe {
                     table.edge.with(|linked| {
@@ -137,14 +139,14 @@ fn put_and_lock_against_lookup() {
     table.use_it();
     last(&table);
     for t in threads {
-        t.join().unwrap();
+        P::join(t);
     }
     assert_eq!(table.entry.count.count(), 0);
     // SAFETY: everybody has joined.
     table.entry.data.with(|d| unsafe { assert!(!*d, "never released") });
 }
 
-fn last(table: &Table) {
+fn last<P: Platform>(table: &Table<P>) {
     // SAFETY: settled, not held.
     if let Some(mut guard) = unsafe { table.entry.count.put_and_lock(&table.edge) } {
         guard.with(|linked| *linked = false);

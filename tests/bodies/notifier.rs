@@ -1,77 +1,60 @@
 //! The protocol, on objects that are nothing but protocol.
 
-use crate::harness::{Model, bounded, full};
-use crate::stage::{Home, LoomRef, Probe, World, assert_quiet, invalidate, notifier, pages};
+use super::Stage;
+use super::stage::{Home, Probe, ProbeRef, World, assert_quiet, invalidate, notifier, pages, start_zap_end};
 use core::time::Duration;
-use loom::sync::Arc;
-use loom::thread;
+use std::sync::Arc;
 use userptr::notifier::State;
 use userptr::{AddrRange, Blockable, Notifier, Outcome};
 
-pub const MODELS: &[Model] = &[
-    full("s26_s84_start_against_attach_on_empty_index", 2, start_against_attach),
-    full("s17_to_s21_invalidate_against_acquire_and_lease", 2, invalidate_against_acquire),
-    bounded("s20_two_invalidations_of_one_object", 3, 3, two_invalidations),
-    bounded("s22_two_windows_against_acquire", 3, 3, two_windows),
-    full("s40_s77_last_put_against_invalidate", 2, last_put_against_invalidate),
-    bounded("s41_two_closes_against_invalidate", 3, 3, two_closes),
-    full("s78_evict_against_start", 2, evict_against_start),
-    bounded("s79_lease_refused_once_revoked", 3, 3, lease_refused),
-    bounded("s80_partly_overlapping_windows", 3, 3, partly_overlapping),
-    bounded("s82_old_ticket_against_new_attach", 3, 3, old_ticket),
-    full("s83_lease_past_the_deadline", 2, lease_past_deadline),
-    full("s48_exit_against_acquire", 2, exit_against_acquire),
-    full("s54_non_blockable_against_acquire", 2, non_blockable),
-];
-
 /// One object over one page.
-fn stage() -> (Home, Arc<World>, LoomRef<Probe>) {
-    let (home, world) = (notifier(), World::new());
+fn stage<P: Stage>() -> (Home<P>, Arc<World<P>>, ProbeRef<P>) {
+    let (home, world) = (notifier::<P>(), World::new());
     let probe = Probe::new(&home, &world, pages(0, 1));
     (home, world, probe)
 }
 
-fn spawn_invalidate(
-    home: &Home,
-    world: &Arc<World>,
+fn spawn_invalidate<P: Stage>(
+    home: &Home<P>,
+    world: &Arc<World<P>>,
     range: AddrRange,
-    probe: &LoomRef<Probe>,
-) -> thread::JoinHandle<()> {
+    probe: &ProbeRef<P>,
+) -> P::Join {
     let (home, world, probe) = (home.clone(), world.clone(), probe.clone());
-    thread::spawn(move || invalidate(&home, &world, range, &[&probe]))
+    P::spawn(move || invalidate(&home, &world, range, &probe))
 }
 
 /// Nothing is attached: the start looks without the lock. Either it sees the attach, or the attach sees its window.
-fn start_against_attach() {
-    let (home, world, probe) = stage();
+pub fn start_against_attach<P: Stage>() {
+    let (home, world, probe) = stage::<P>();
     let t = spawn_invalidate(&home, &world, pages(0, 1), &probe);
     Probe::acquire(&probe);
-    t.join().unwrap();
+    P::join(t);
     Probe::touch(&probe);
     drop(probe);
     assert_quiet(&home, &world);
 }
 
 /// Pages are there or not, leases are taken, the object is acquired again: whenever a lease is had, its pages are fresh.
-fn invalidate_against_acquire() {
-    let (home, world, probe) = stage();
+pub fn invalidate_against_acquire<P: Stage>() {
+    let (home, world, probe) = stage::<P>();
     assert!(Probe::acquire(&probe));
     let t = spawn_invalidate(&home, &world, pages(0, 1), &probe);
     Probe::touch(&probe);
     Probe::acquire(&probe);
     Probe::touch(&probe);
-    t.join().unwrap();
+    P::join(t);
     drop(probe);
     assert_quiet(&home, &world);
 }
 
 /// Both return only when the pages are released, whoever releases them.
-fn two_invalidations() {
-    let (home, world, probe) = stage();
+pub fn two_invalidations<P: Stage>() {
+    let (home, world, probe) = stage::<P>();
     assert!(Probe::acquire(&probe));
     let threads = [0, 1].map(|_| {
         let (home, world, probe) = (home.clone(), world.clone(), probe.clone());
-        thread::spawn(move || {
+        P::spawn(move || {
             let outcome = home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap();
             assert_eq!(outcome, Outcome::Idle);
             assert_eq!(world.pins(), 0, "a start returned before the pages were released");
@@ -81,42 +64,47 @@ fn two_invalidations() {
         })
     });
     for t in threads {
-        t.join().unwrap();
+        P::join(t);
     }
     drop(probe);
     assert_quiet(&home, &world);
 }
 
 /// Two windows open at once: an acquire gets in after the last end only.
-fn two_windows() {
-    let (home, world, probe) = stage();
-    let threads = [0, 1].map(|_| spawn_start_zap_end(&home, &world));
+pub fn two_windows<P: Stage>() {
+    let (home, world, probe) = stage::<P>();
+    let threads = [0, 1].map(|_| spawn_start_zap_end(&home, &world, pages(0, 1)));
     Probe::acquire(&probe);
     Probe::touch(&probe);
     for t in threads {
-        t.join().unwrap();
+        P::join(t);
     }
     Probe::touch(&probe);
     drop(probe);
     assert_quiet(&home, &world);
 }
 
-fn spawn_start_zap_end(home: &Home, world: &Arc<World>) -> thread::JoinHandle<()> {
+fn spawn_start_zap_end<P: Stage>(home: &Home<P>, world: &Arc<World<P>>, range: AddrRange) -> P::Join {
     let (home, world) = (home.clone(), world.clone());
-    thread::spawn(move || {
-        assert_eq!(home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap(), Outcome::Idle);
-        world.zap();
-        home.invalidate_end(pages(0, 1));
-    })
+    P::spawn(move || start_zap_end(&home, &world, range))
+}
+
+/// Two windows over the same range end at once: each end closes one, though not its own.
+pub fn equal_windows<P: Stage>() {
+    let (home, world) = (notifier::<P>(), World::<P>::new());
+    let t = spawn_start_zap_end::<P>(&home, &world, pages(0, 1));
+    start_zap_end(&home, &world, pages(0, 1));
+    P::join(t);
+    assert_quiet(&home, &world);
 }
 
 /// The last reference goes while a start comes: the start waits until the release has unpinned.
-fn last_put_against_invalidate() {
-    let (home, world, probe) = stage();
+pub fn last_put_against_invalidate<P: Stage>() {
+    let (home, world, probe) = stage::<P>();
     assert!(Probe::acquire(&probe));
     let t = {
         let (home, world) = (home.clone(), world.clone());
-        thread::spawn(move || {
+        P::spawn(move || {
             assert_eq!(home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap(), Outcome::Idle);
             assert_eq!(world.pins(), 0, "a start returned before the release had unpinned");
             world.zap();
@@ -124,53 +112,53 @@ fn last_put_against_invalidate() {
         })
     };
     drop(probe);
-    t.join().unwrap();
+    P::join(t);
     assert_quiet(&home, &world);
 }
 
 /// Two handles to one object are closed while a start comes: one release.
-fn two_closes() {
-    let (home, world, probe) = stage();
+pub fn two_closes<P: Stage>() {
+    let (home, world, probe) = stage::<P>();
     assert!(Probe::acquire(&probe));
     let other = probe.clone();
-    let t = spawn_start_zap_end(&home, &world);
-    let c = thread::spawn(move || drop(other));
+    let t = spawn_start_zap_end(&home, &world, pages(0, 1));
+    let c = P::spawn(move || drop(other));
     drop(probe);
-    t.join().unwrap();
-    c.join().unwrap();
+    P::join(t);
+    P::join(c);
     assert_quiet(&home, &world);
 }
 
 /// A cancel without a window: the node stays in the index until the pages are unpinned.
-fn evict_against_start() {
-    let (home, world, probe) = stage();
+pub fn evict_against_start<P: Stage>() {
+    let (home, world, probe) = stage::<P>();
     assert!(Probe::acquire(&probe));
     let t = spawn_invalidate(&home, &world, pages(0, 1), &probe);
     assert_eq!(Notifier::revoke(&probe), Outcome::Idle);
     Probe::acquire(&probe);
-    t.join().unwrap();
+    P::join(t);
     Probe::touch(&probe);
     drop(probe);
     assert_quiet(&home, &world);
 }
 
 /// Once a cancel has begun, a holder who takes turns with another cannot keep it waiting.
-fn lease_refused() {
-    let (home, world, probe) = stage();
+pub fn lease_refused<P: Stage>() {
+    let (home, world, probe) = stage::<P>();
     assert!(Probe::acquire(&probe));
     let t = spawn_invalidate(&home, &world, pages(0, 1), &probe);
     let h = {
         let probe = probe.clone();
-        thread::spawn(move || turns(&probe))
+        P::spawn(move || turns(&probe))
     };
     turns(&probe);
-    t.join().unwrap();
-    h.join().unwrap();
+    P::join(t);
+    P::join(h);
     drop(probe);
     assert_quiet(&home, &world);
 }
 
-fn turns(probe: &LoomRef<Probe>) {
+fn turns<P: Stage>(probe: &ProbeRef<P>) {
     let Some(first) = Notifier::lease(probe) else { return };
     let revoked = first.is_revoked();
     let second = Notifier::lease(probe);
@@ -183,22 +171,22 @@ fn turns(probe: &LoomRef<Probe>) {
 }
 
 /// Each start owns one object at least and may have to wait for the other's.
-fn partly_overlapping() {
-    let (home, world) = (notifier(), World::new());
+pub fn partly_overlapping<P: Stage>() {
+    let (home, world) = (notifier::<P>(), World::new());
     let probes = [Probe::new(&home, &world, pages(0, 2)), Probe::new(&home, &world, pages(1, 2))];
     for probe in &probes {
         assert!(Probe::acquire(probe));
     }
     let threads = [pages(0, 2), pages(2, 1)].map(|range| {
         let (home, world) = (home.clone(), world.clone());
-        thread::spawn(move || {
+        P::spawn(move || {
             assert_eq!(home.invalidate_start(range, Blockable::Yes).unwrap(), Outcome::Idle);
             home.invalidate_end(range);
             drop(world);
         })
     });
     for t in threads {
-        t.join().unwrap();
+        P::join(t);
     }
     for probe in probes {
         assert_eq!(Notifier::state(&probe), State::Idle);
@@ -208,33 +196,33 @@ fn partly_overlapping() {
 }
 
 /// An acquire that was superseded commits after another acquire attached: its pin is stale and must be dropped.
-fn old_ticket() {
-    let (home, world, probe) = stage();
-    let t = spawn_start_zap_end(&home, &world);
+pub fn old_ticket<P: Stage>() {
+    let (home, world, probe) = stage::<P>();
+    let t = spawn_start_zap_end(&home, &world, pages(0, 1));
     let a = {
         let probe = probe.clone();
-        thread::spawn(move || {
+        P::spawn(move || {
             Probe::acquire(&probe);
             Probe::touch(&probe);
         })
     };
     Probe::acquire(&probe);
     Probe::touch(&probe);
-    t.join().unwrap();
-    a.join().unwrap();
+    P::join(t);
+    P::join(a);
     Probe::touch(&probe);
     drop(probe);
     assert_quiet(&home, &world);
 }
 
 /// The deadline expires wherever it can: the outcome is typed, the pages stay while the lease lives, and its drop finishes.
-fn lease_past_deadline() {
-    let (home, world) = (notifier(), World::new());
+pub fn lease_past_deadline<P: Stage>() {
+    let (home, world) = (notifier::<P>(), World::new());
     let probe = Probe::with_deadline(&home, &world, pages(0, 1), Some(Duration::from_millis(1)));
     assert!(Probe::acquire(&probe));
     let t = {
         let (home, world) = (home.clone(), world.clone());
-        thread::spawn(move || {
+        P::spawn(move || {
             let outcome = home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap();
             match outcome {
                 Outcome::Idle => assert_eq!(world.pins(), 0),
@@ -250,7 +238,7 @@ fn lease_past_deadline() {
         Probe::check(&hold);
         drop(hold);
     }
-    t.join().unwrap();
+    P::join(t);
     assert_eq!(world.pins(), 0, "the last lease did not finish the cancel");
     assert_eq!(Notifier::state(&probe), State::Idle);
     drop(probe);
@@ -258,18 +246,18 @@ fn lease_past_deadline() {
 }
 
 /// After an exit nothing is installed and nothing attaches.
-fn exit_against_acquire() {
-    let (home, world, probe) = stage();
+pub fn exit_against_acquire<P: Stage>() {
+    let (home, world, probe) = stage::<P>();
     let t = {
         let (home, world) = (home.clone(), world.clone());
-        thread::spawn(move || {
+        P::spawn(move || {
             assert_eq!(home.exit(), Outcome::Idle);
             world.zap();
         })
     };
     Probe::acquire(&probe);
     Probe::touch(&probe);
-    t.join().unwrap();
+    P::join(t);
     assert!(!Probe::acquire(&probe), "attached to a dead address space");
     probe.assert_released();
     drop(probe);
@@ -277,11 +265,11 @@ fn exit_against_acquire() {
 }
 
 /// Refused with nothing changed, or nothing there. Another window stays as it is.
-fn non_blockable() {
-    let (home, world, probe) = stage();
+pub fn non_blockable<P: Stage>() {
+    let (home, world, probe) = stage::<P>();
     let t = {
         let (home, world) = (home.clone(), world.clone());
-        thread::spawn(move || {
+        P::spawn(move || {
             if home.invalidate_start(pages(0, 1), Blockable::No).is_ok() {
                 assert_eq!(world.pins(), 0);
                 world.zap();
@@ -291,7 +279,7 @@ fn non_blockable() {
     };
     Probe::acquire(&probe);
     Probe::touch(&probe);
-    t.join().unwrap();
+    P::join(t);
     Probe::touch(&probe);
     Probe::acquire(&probe);
     assert!(Probe::touch(&probe), "a refused start left its window open");

@@ -1,0 +1,82 @@
+//! The models: the shared bodies (`tests/bodies`) on loom.
+
+use crate::bodies::{Stage, notifier, queue, refcount};
+use crate::harness::{Model, bounded, full};
+use core::alloc::Layout;
+use core::ptr::NonNull;
+use loom::thread::{self, JoinHandle};
+use userptr::backend::loom::{Loom, LoomCell};
+use userptr::{Platform, Ref, SoftQueue, SoftWork};
+
+impl Stage for Loom {
+    type Join = JoinHandle<()>;
+    fn spawn(f: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+        thread::spawn(f)
+    }
+    fn join(join: JoinHandle<()>) {
+        join.join().unwrap();
+    }
+}
+
+/// Loom with two window slots instead of one: ends of equal ranges meet in the slots.
+#[derive(Debug)]
+pub enum TwoSlots {}
+
+// SAFETY: everything is `Loom`'s.
+unsafe impl Platform for TwoSlots {
+    type Usize = <Loom as Platform>::Usize;
+    type Cell<T> = LoomCell<T>;
+    type Spin = <Loom as Platform>::Spin;
+    type Mutex = <Loom as Platform>::Mutex;
+    type Wait = <Loom as Platform>::Wait;
+    type Work = SoftWork<Self>;
+    type Queue = Ref<SoftQueue<Self>, Self>;
+    const WINDOWS: usize = 2;
+    fn fence() {
+        Loom::fence();
+    }
+    fn alloc(layout: Layout) -> Option<NonNull<u8>> {
+        Loom::alloc(layout)
+    }
+    unsafe fn dealloc(ptr: NonNull<u8>, layout: Layout) {
+        // SAFETY: handed on.
+        unsafe { Loom::dealloc(ptr, layout) }
+    }
+}
+
+impl Stage for TwoSlots {
+    type Join = JoinHandle<()>;
+    fn spawn(f: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+        Loom::spawn(f)
+    }
+    fn join(join: JoinHandle<()>) {
+        Loom::join(join);
+    }
+}
+
+/// Name, threads (the model's own included), bound, body.
+pub const ALL: &[Model] = &[
+    full("r1_two_drops_order_the_release", 2, refcount::two_drops::<Loom>),
+    full("s38_get_unless_zero_against_last_put", 2, refcount::upgrade_against_last_put::<Loom>),
+    full("s46_put_and_lock_against_lookup", 3, refcount::put_and_lock_against_lookup::<Loom>),
+    full("s51_flush_with_one_worker", 2, queue::flush_one_worker::<Loom>),
+    bounded("q1_flush_with_two_workers_and_a_queuer", 4, 2, queue::flush_two_workers::<Loom>),
+    bounded("q2_flush_item_with_two_workers", 3, 3, queue::flush_item_two_workers::<Loom>),
+    bounded("s34_queued_while_running_runs_again", 2, 4, queue::queued_while_running::<Loom>),
+    bounded("q3_never_on_two_workers_at_once", 3, 3, queue::never_twice_at_once::<Loom>),
+    full("q4_cancel_against_run", 2, queue::cancel_against_run::<Loom>),
+    full("s26_s84_start_against_attach_on_empty_index", 2, notifier::start_against_attach::<Loom>),
+    full("s17_to_s21_invalidate_against_acquire_and_lease", 2, notifier::invalidate_against_acquire::<Loom>),
+    bounded("s20_two_invalidations_of_one_object", 3, 3, notifier::two_invalidations::<Loom>),
+    bounded("s22_two_windows_against_acquire", 3, 3, notifier::two_windows::<Loom>),
+    full("s40_s77_last_put_against_invalidate", 2, notifier::last_put_against_invalidate::<Loom>),
+    bounded("s41_two_closes_against_invalidate", 3, 3, notifier::two_closes::<Loom>),
+    full("s78_evict_against_start", 2, notifier::evict_against_start::<Loom>),
+    bounded("s79_lease_refused_once_revoked", 3, 3, notifier::lease_refused::<Loom>),
+    bounded("s80_partly_overlapping_windows", 3, 3, notifier::partly_overlapping::<Loom>),
+    bounded("s82_old_ticket_against_new_attach", 3, 3, notifier::old_ticket::<Loom>),
+    full("s83_lease_past_the_deadline", 2, notifier::lease_past_deadline::<Loom>),
+    full("s48_exit_against_acquire", 2, notifier::exit_against_acquire::<Loom>),
+    full("s22_equal_windows_end_at_once", 2, notifier::equal_windows::<TwoSlots>),
+    full("s54_non_blockable_against_acquire", 2, notifier::non_blockable::<Loom>),
+];

@@ -1,0 +1,20 @@
+//! What happens between threads, written once: each body is one execution of one scenario, generic over the host. The models
+//! (`loom-tests`) run it on loom in every interleaving, `miri-tests` on threads under Miri, with many seeds.
+//!
+//! A body builds its history before it spawns, and ends with a check that nothing is left.
+
+pub mod notifier;
+pub mod queue;
+pub mod refcount;
+pub mod stage;
+
+use userptr::{Platform, Ref, SoftQueue, SoftWork};
+
+/// A host with threads to play on.
+pub trait Stage: Platform<Queue = Ref<SoftQueue<Self>, Self>, Work = SoftWork<Self>> {
+    /// A spawned thread.
+    type Join;
+    fn spawn(f: impl FnOnce() + Send + 'static) -> Self::Join;
+    /// Waits for its end; fails if it failed.
+    fn join(join: Self::Join);
+}

@@ -1,0 +1,167 @@
+//! The software queue.
+
+use super::Stage;
+use super::stage::{Queue, queue};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use userptr::has_work;
+use userptr::platform::{Cell, RawQueue};
+use userptr::refcount::{Object, Ref};
+use userptr::work::{HasWork, Work, cancel, enqueue, flush_item, is_pending};
+
+pub struct Job<P: Stage> {
+    work: Work<Self, P>,
+    /// Written by each run, read by the enqueuer before.
+    data: P::Cell<usize>,
+    /// Plain bookkeeping.
+    pub runs: AtomicUsize,
+}
+// SAFETY: `data` is ordered by the queue: the checker looks.
+unsafe impl<P: Stage> Send for Job<P> {}
+// SAFETY: as above.
+unsafe impl<P: Stage> Sync for Job<P> {}
+// SAFETY: `settle` settles the item.
+unsafe impl<P: Stage> Object<P> for Job<P> {
+    unsafe fn settle(&self) {
+        // SAFETY: handed on.
+        unsafe { self.work.settle() }
+    }
+}
+// SAFETY: settled above.
+unsafe impl<P: Stage> HasWork<P> for Job<P> {
+    has_work!(work: Work<Job<P>, P>);
+    fn run(this: Ref<Self, P>) {
+        // An exclusive access: a checker reports two runs at once, and a run that is not ordered after its enqueue.
+        // SAFETY: one run at a time: the checker looks.
+        this.data.with_mut(|d| unsafe { *d += 1 });
+        this.runs.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+pub fn job<P: Stage>() -> Ref<Job<P>, P> {
+    let job = Job { work: Work::blank(), data: <P::Cell<_> as Cell<_>>::new(0), runs: AtomicUsize::new(0) };
+    Ref::try_new(job).map_err(|(_, e)| e).unwrap()
+}
+
+fn worker<P: Stage>(queue: &Queue<P>) -> P::Join {
+    let queue = queue.clone();
+    P::spawn(move || queue.work())
+}
+
+fn quiet<P: Stage>(queue: &Queue<P>, jobs: &[&Ref<Job<P>, P>]) {
+    assert!(queue.is_empty(), "something is left in the queue");
+    assert_eq!(Ref::count(queue), 1);
+    for job in jobs {
+        assert!(!is_pending(queue, job), "a pending mark is left");
+        assert_eq!(Ref::count(job), 1, "a reference is left");
+    }
+}
+
+pub fn flush_one_worker<P: Stage>() {
+    let (queue, job) = (queue::<P>(), job::<P>());
+    let w = worker::<P>(&queue);
+    // SAFETY: before the enqueue.
+    job.data.with_mut(|d| unsafe { *d = 10 });
+    assert!(enqueue(&queue, job.clone()).is_ok());
+    queue.flush();
+    // SAFETY: after the flush: the checker looks.
+    job.data.with(|d| unsafe { assert_eq!(*d, 11, "the flush came back before the run") });
+    queue.shut_down();
+    P::join(w);
+    quiet(&queue, &[&job]);
+}
+
+pub fn flush_two_workers<P: Stage>() {
+    let (queue, a, b) = (queue::<P>(), job::<P>(), job::<P>());
+    assert!(enqueue(&queue, a.clone()).is_ok());
+    let workers = [worker::<P>(&queue), worker::<P>(&queue)];
+    let t = {
+        let (queue, b) = (queue.clone(), b.clone());
+        P::spawn(move || assert!(enqueue(&queue, b).is_ok()))
+    };
+    queue.flush();
+    // SAFETY: after the flush: the checker looks.
+    a.data.with(|d| unsafe { assert_eq!(*d, 1, "the flush came back before the run") });
+    P::join(t);
+    queue.shut_down();
+    for w in workers {
+        P::join(w);
+    }
+    assert_eq!(b.runs.load(Ordering::Relaxed), 1);
+    quiet(&queue, &[&a, &b]);
+}
+
+pub fn flush_item_two_workers<P: Stage>() {
+    let (queue, a, b) = (queue::<P>(), job::<P>(), job::<P>());
+    assert!(enqueue(&queue, b.clone()).is_ok());
+    assert!(enqueue(&queue, a.clone()).is_ok());
+    let workers = [worker::<P>(&queue), worker::<P>(&queue)];
+    flush_item(&queue, &a);
+    // SAFETY: after the flush: the checker looks.
+    a.data.with(|d| unsafe { assert_eq!(*d, 1, "the flush came back before the run") });
+    queue.shut_down();
+    for w in workers {
+        P::join(w);
+    }
+    quiet(&queue, &[&a, &b]);
+}
+
+/// An enqueue that is accepted runs; one that is refused is served by a run that has not begun.
+pub fn queued_while_running<P: Stage>() {
+    queued_twice::<P>();
+}
+
+/// Whether the second enqueue was accepted.
+pub fn queued_twice<P: Stage>() -> bool {
+    let (queue, job) = (queue::<P>(), job::<P>());
+    let w = worker::<P>(&queue);
+    assert!(enqueue(&queue, job.clone()).is_ok());
+    let before = job.runs.load(Ordering::Relaxed);
+    let accepted = match enqueue(&queue, job.clone()) {
+        Ok(()) => {
+            queue.flush();
+            assert_eq!(job.runs.load(Ordering::Relaxed), 2, "an accepted enqueue did not run");
+            true
+        }
+        Err(refused) => {
+            drop(refused);
+            queue.flush();
+            assert_eq!(before, 0, "refused although the run had begun");
+            assert_eq!(job.runs.load(Ordering::Relaxed), 1);
+            false
+        }
+    };
+    queue.shut_down();
+    P::join(w);
+    quiet(&queue, &[&job]);
+    accepted
+}
+
+pub fn never_twice_at_once<P: Stage>() {
+    let (queue, job) = (queue::<P>(), job::<P>());
+    let workers = [worker::<P>(&queue), worker::<P>(&queue)];
+    let mut accepted = 0;
+    for _ in 0..2 {
+        accepted += usize::from(enqueue(&queue, job.clone()).is_ok());
+    }
+    queue.drain();
+    queue.shut_down();
+    for w in workers {
+        P::join(w);
+    }
+    assert_eq!(job.runs.load(Ordering::Relaxed), accepted);
+    quiet(&queue, &[&job]);
+}
+
+pub fn cancel_against_run<P: Stage>() {
+    let (queue, job) = (queue::<P>(), job::<P>());
+    assert!(enqueue(&queue, job.clone()).is_ok());
+    let w = worker::<P>(&queue);
+    let cancelled = cancel(&queue, &job);
+    let expected = usize::from(cancelled.is_none());
+    drop(cancelled);
+    queue.flush();
+    assert_eq!(job.runs.load(Ordering::Relaxed), expected);
+    queue.shut_down();
+    P::join(w);
+    quiet(&queue, &[&job]);
+}
