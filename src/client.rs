@@ -10,7 +10,7 @@ use crate::object::{UserPtr, UserPtrRef};
 use crate::pages::Buffer;
 use crate::platform::{LockClass, Mutex};
 use crate::range::AddrRange;
-use crate::refcount::{Object, Ref};
+use crate::refcount::{Fate, Object, Ref};
 use core::fmt;
 
 impl<D: Device> Context<D> {
@@ -153,6 +153,17 @@ unsafe impl<D: Device> Object<Host<D>> for Client<D> {
         // SAFETY: the caller's promise, handed on.
         unsafe { self.table.settle() }
     }
+
+    /// Gives every handle back. Not in `Drop`, which also runs for a client that found no memory and was never settled: its
+    /// mutex may not be taken.
+    fn last_put(&self) -> Fate {
+        let mut handle = 1_u32;
+        while self.with(|table| table.slot(handle).is_some()) {
+            let _ = self.close(handle);
+            handle = handle.saturating_add(1);
+        }
+        Fate::Free
+    }
 }
 
 /// The first table's size, in handles.
@@ -271,16 +282,6 @@ impl<D: Device> Table<D> {
         }
         while larger.push(None).is_ok() {}
         core::mem::swap(&mut self.slots, larger);
-    }
-}
-
-impl<D: Device> Drop for Client<D> {
-    fn drop(&mut self) {
-        let mut handle = 1_u32;
-        while self.with(|table| table.slot(handle).is_some()) {
-            let _ = self.close(handle);
-            handle = handle.saturating_add(1);
-        }
     }
 }
 
