@@ -1,5 +1,6 @@
 //! Runs models, a row and a child process each: a model that aborts or does not end takes no other with it.
 
+use crate::table::CONTROLS;
 use std::fs::File;
 use std::io::Write;
 use std::process::{Command, ExitCode, Stdio};
@@ -32,7 +33,10 @@ pub const fn bounded(name: &'static str, threads: usize, bound: usize, body: fn(
 }
 
 /// The longest that one model may take. One that takes longer has to be split.
-const DEADLINE: Duration = Duration::from_secs(240);
+fn deadline() -> Duration {
+    let seconds = std::env::var("USERPTR_MODEL_SECONDS").ok().and_then(|s| s.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(300))
+}
 
 /// The flag of the child process that runs one model.
 const CHILD: &str = "--child";
@@ -75,7 +79,7 @@ fn check(model: Model) -> Row {
         if let Some(status) = child.try_wait().unwrap() {
             break Some(status);
         }
-        if begun.elapsed() > DEADLINE {
+        if begun.elapsed() > deadline() {
             let _ = child.kill();
             let _ = child.wait();
             break None;
@@ -88,7 +92,7 @@ fn check(model: Model) -> Row {
     let failure = match status {
         Some(status) if status.success() => None,
         Some(status) => Some(format!("{status}\n{said}")),
-        None => Some(format!("did not end in {} s: split it", DEADLINE.as_secs())),
+        None => Some(format!("did not end in {} s: split it", deadline().as_secs())),
     };
     Row { executions, seconds: begun.elapsed().as_secs_f64(), failure }
 }
@@ -122,7 +126,10 @@ pub fn run(models: &[Model]) -> ExitCode {
     let todo: Vec<Model> = models.iter().copied().filter(wanted).collect();
     let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let out = Mutex::new(std::io::stdout());
-    println!("{:<52} {:>7} {:>5} {:>10} {:>8}", "model", "threads", "bound", "executions", "seconds");
+    println!(
+        "{:<52} {:>7} {:>5} {:>10} {:>8}  controls that it catches",
+        "model", "threads", "bound", "executions", "seconds"
+    );
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
@@ -145,15 +152,18 @@ pub fn run(models: &[Model]) -> ExitCode {
 }
 
 fn print(out: &mut impl Write, model: &Model, row: &Row) {
+    let controls: Vec<&str> =
+        CONTROLS.iter().filter(|control| control.model == model.name).map(|control| control.name).collect();
     let bound = model.bound.map_or_else(|| "none".to_owned(), |b| b.to_string());
     let _ = writeln!(
         out,
-        "{:<52} {:>7} {:>5} {:>10} {:>8.1}{}",
+        "{:<52} {:>7} {:>5} {:>10} {:>8.1}  {}{}",
         model.name,
         model.threads,
         bound,
         row.executions,
         row.seconds,
+        controls.join(", "),
         if row.failure.is_some() { "   FAILED" } else { "" },
     );
     if let Some(failure) = &row.failure {

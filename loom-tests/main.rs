@@ -8,6 +8,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::unreachable,
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
     clippy::disallowed_types,
@@ -18,6 +19,8 @@
 #[path = "../tests/bodies/mod.rs"]
 mod bodies;
 mod harness;
+#[path = "controls/table.rs"]
+mod table;
 mod models;
 
 fn main() -> std::process::ExitCode {

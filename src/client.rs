@@ -10,7 +10,7 @@ use crate::object::{UserPtr, UserPtrRef};
 use crate::pages::Buffer;
 use crate::platform::{LockClass, Mutex};
 use crate::range::AddrRange;
-use crate::refcount::{Object, Ref};
+use crate::refcount::{Fate, Object, Ref};
 use core::fmt;
 
 impl<D: Device> Context<D> {
@@ -29,6 +29,29 @@ impl<D: Device> Context<D> {
     /// 9. [`Error::NoDevice`]: synchronised, and the host cannot notify; or what the registration gives.
     ///
     /// Source: `i915_gem_userptr_ioctl`.
+    ///
+    /// ```
+    /// # use userptr::backend::std::{Std, Workers};
+    /// # use userptr::device::sim::{DmaDevice, Machine, PAGE, Space};
+    /// # use userptr::{Context, Limits, Queues};
+    /// # let machine = Machine::new();
+    /// # let process = machine.process();
+    /// # let (pins, frees) = (Workers::<Std>::start("pins", 1)?, Workers::<Std>::start("frees", 1)?);
+    /// # let queues = Queues { pins: pins.queue().clone(), cancels: None, frees: frees.queue().clone() };
+    /// # let context = Context::try_new(DmaDevice::<Std>::new(&machine, Limits::default()), queues).map_err(|(_, e)| e)?;
+    /// # let _inside = machine.enter(&process);
+    /// # let address = process.mmap(PAGE);
+    /// # process.touch(address, PAGE, 7)?;
+    /// # let space = Space::of(&process);
+    /// use userptr::{Error, Flags};
+    ///
+    /// let object = Context::create(&context, &space, address, PAGE, Flags::READ_ONLY.bits())?;
+    /// assert_eq!(object.pages(), 1);
+    /// let refused = |address, size, flags| Context::create(&context, &space, address, size, flags).unwrap_err();
+    /// assert_eq!(refused(address + 1, PAGE, 0), Error::Invalid);
+    /// assert_eq!(refused(address, PAGE, Flags::UNSYNCHRONIZED.bits()), Error::Permission);
+    /// # Ok::<(), userptr::Error>(())
+    /// ```
     pub fn create(
         this: &Ref<Self, Host<D>>,
         space: &D::Space,
@@ -68,8 +91,9 @@ impl<D: Device> Context<D> {
         Ref::try_new(UserPtr::new(this.clone(), record, range, flags)).map_err(|(_, e)| e)
     }
 
-    /// Whether every page of a range is memory that could be pinned, without keeping a pin: an early check for callers who want
-    /// the error at creation.
+    /// Whether every page of a range is memory that can be pinned: an early check for callers who want the error at creation.
+    /// It acquires and gives the lease back, so the pages stay pinned as after any acquire, until they are invalidated or
+    /// [put](UserPtr::put_pages).
     ///
     /// # Errors
     /// [`Error::Fault`] if the first, the last or any page between is not; those of the pin.
@@ -88,6 +112,29 @@ type Slot<D> = Option<*const UserPtr<D>>;
 ///
 /// # Invariants
 /// A pointer in the table owns one count of its object.
+///
+/// ```
+/// # use userptr::backend::std::{Std, Workers};
+/// # use userptr::device::sim::{DmaDevice, Machine, PAGE, Space};
+/// # use userptr::{Context, Limits, Queues};
+/// # let machine = Machine::new();
+/// # let process = machine.process();
+/// # let (pins, frees) = (Workers::<Std>::start("pins", 1)?, Workers::<Std>::start("frees", 1)?);
+/// # let queues = Queues { pins: pins.queue().clone(), cancels: None, frees: frees.queue().clone() };
+/// # let context = Context::try_new(DmaDevice::<Std>::new(&machine, Limits::default()), queues).map_err(|(_, e)| e)?;
+/// # let _inside = machine.enter(&process);
+/// # let address = process.mmap(PAGE);
+/// # process.touch(address, PAGE, 7)?;
+/// # let space = Space::of(&process);
+/// use userptr::{Client, Error};
+///
+/// let client = Client::open(context.clone())?;
+/// let handle = client.create(&space, address, PAGE, 0)?;
+/// assert_eq!(client.lookup(handle)?.range().start(), address);
+/// client.close(handle)?;
+/// assert_eq!(client.close(handle), Err(Error::NoEntry));
+/// # Ok::<(), userptr::Error>(())
+/// ```
 pub struct Client<D: Device> {
     context: Ref<Context<D>, Host<D>>,
     table: Mutex<Host<D>, Table<D>>,
@@ -105,6 +152,17 @@ unsafe impl<D: Device> Object<Host<D>> for Client<D> {
     unsafe fn settle(&self) {
         // SAFETY: the caller's promise, handed on.
         unsafe { self.table.settle() }
+    }
+
+    /// Gives every handle back. Not in `Drop`, which also runs for a client that found no memory and was never settled: its
+    /// mutex may not be taken.
+    fn last_put(&self) -> Fate {
+        let mut handle = 1_u32;
+        while self.with(|table| table.slot(handle).is_some()) {
+            let _ = self.close(handle);
+            handle = handle.saturating_add(1);
+        }
+        Fate::Free
     }
 }
 
@@ -224,16 +282,6 @@ impl<D: Device> Table<D> {
         }
         while larger.push(None).is_ok() {}
         core::mem::swap(&mut self.slots, larger);
-    }
-}
-
-impl<D: Device> Drop for Client<D> {
-    fn drop(&mut self) {
-        let mut handle = 1_u32;
-        while self.with(|table| table.slot(handle).is_some()) {
-            let _ = self.close(handle);
-            handle = handle.saturating_add(1);
-        }
     }
 }
 

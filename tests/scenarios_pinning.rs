@@ -1,5 +1,15 @@
 //! Scenarios 14 to 26: pins against invalidations.
 #![cfg(feature = "sim")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "a test: it runs on the standard library, and stops where something is wrong"
+)]
 
 mod common;
 

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::time::{Duration, Instant};
-use userptr::backend::linux::Linux;
+use userptr::backend::linux::{Linux, Options};
 use userptr::backend::std::{Std, Workers};
-use userptr::device::uring::{self, Direction, Setup, Uring};
+use userptr::device::uring::{self, Direction, Op, Setup, Uring};
 use userptr::{Context, Error, Queues, Ref, UserPtr, UserPtrRef};
 
 /// How long one request is tried for, over all windows and graces.
@@ -22,8 +22,8 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    pub(crate) fn open() -> Result<Self, String> {
-        let space = Linux::open().map_err(|why| why.to_string())?;
+    pub(crate) fn open(options: Options) -> Result<Self, String> {
+        let space = Linux::with(options).map_err(|why| why.to_string())?;
         let ring = Uring::open(Setup::default()).map_err(|why| why.to_string())?;
         let start = |name, n| Workers::<Std>::start(name, n).map_err(|why| why.to_string());
         let workers = [start("pins", 1)?, start("cancels", 2)?, start("frees", 1)?];
@@ -62,9 +62,14 @@ impl Cache for Guarded {
             },
             Instant::now() + PATIENCE,
         );
-        let lease = loop {
+        let part = uring::Part { offset: part.offset, bytes: part.bytes, at: 0 };
+        loop {
             match UserPtr::acquire(&object) {
-                Ok(lease) => break lease,
+                Ok(lease) => match Uring::start(&lease, direction, part, file).and_then(Op::wait) {
+                    // Revoked between the lease and the request.
+                    Err(why) if why.raw_os_error() == Some(libc::ECANCELED) && Instant::now() < deadline => {}
+                    done => return done,
+                },
                 Err(Error::Busy | Error::Again) if Instant::now() < deadline => {}
                 Err(error) => {
                     // Nothing tells of new memory at an address that was empty: look again next time.
@@ -72,9 +77,7 @@ impl Cache for Guarded {
                     return Err(refusal(&context, error));
                 }
             }
-        };
-        let part = uring::Part { offset: part.offset, bytes: part.bytes, at: 0 };
-        Uring::start(&lease, direction, part, file)?.wait()
+        }
     }
 
     fn forget(&mut self) {

@@ -66,8 +66,8 @@ pub(crate) fn raw_map(range: Range) -> io::Result<()> {
 }
 
 /// Moves a mapping to another address, over what is there.
-pub(crate) fn remap(from: Range, to: usize) -> io::Result<Range> {
-    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+pub(crate) fn remap(from: Range, to: usize, more: i32) -> io::Result<Range> {
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | more;
     // SAFETY: both are ours, and nobody has a reference into either.
     let address = checked(unsafe {
         libc::mremap(from.address as *mut _, from.bytes, from.bytes, flags, to as *mut libc::c_void)
@@ -101,6 +101,14 @@ pub(crate) fn allocate(bytes: usize) -> io::Result<(*mut libc::c_void, Range)> {
 pub(crate) fn free(pointer: *mut libc::c_void) {
     // SAFETY: from `allocate`, once.
     unsafe { libc::free(pointer) };
+}
+
+/// Unmaps whatever a failed operation has left at the two places.
+pub(crate) fn clear() {
+    for address in [PLACE, ELSEWHERE] {
+        // Nothing there is no error.
+        let _ = unmap(Range { address, bytes: 1 << 20 });
+    }
 }
 
 /// Fills a part with a pattern that occurs nowhere else.

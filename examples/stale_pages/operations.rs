@@ -36,9 +36,10 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     Operation { name: "munmap, mmap at the same address", most: u32::MAX, run: munmap_mmap },
     Operation { name: "mmap(MAP_FIXED) over it", most: u32::MAX, run: mmap_over },
     Operation { name: "mremap away", most: u32::MAX, run: mremap_away },
+    Operation { name: "mremap(MREMAP_DONTUNMAP)", most: u32::MAX, run: mremap_and_keep },
     Operation { name: "mremap(MREMAP_FIXED) onto it", most: u32::MAX, run: mremap_onto },
-    Operation { name: "madvise(MADV_DONTNEED)", most: 20, run: dontneed },
-    Operation { name: "madvise(MADV_REMOVE), shared", most: 20, run: remove },
+    Operation { name: "madvise(MADV_DONTNEED)", most: u32::MAX, run: dontneed },
+    Operation { name: "madvise(MADV_REMOVE), shared", most: u32::MAX, run: remove },
     Operation { name: "munmap of a part", most: u32::MAX, run: partial },
     Operation { name: "brk shrinks and grows", most: u32::MAX, run: brk },
     Operation { name: "malloc, free, malloc of 40 MiB", most: 20, run: malloc },
@@ -139,11 +140,24 @@ fn mremap_away(cache: &mut dyn Cache, number: u64, tally: &mut Tally) -> io::Res
     let (range, mut attempt) = (memory::map(BUFFER)?, Attempt::new(cache, number)?);
     attempt.warm(range, WHOLE)?;
     let began = Instant::now();
-    let moved = memory::remap(range, ELSEWHERE)?;
+    let moved = memory::remap(range, ELSEWHERE, 0)?;
     attempt.check_gone(range, WHOLE);
     attempt.check(moved, WHOLE)?;
     attempt.end(tally, began);
     memory::unmap(moved)
+}
+
+/// The pages go, the mapping stays, empty.
+fn mremap_and_keep(cache: &mut dyn Cache, number: u64, tally: &mut Tally) -> io::Result<()> {
+    let (range, mut attempt) = (memory::map(BUFFER)?, Attempt::new(cache, number)?);
+    attempt.warm(range, WHOLE)?;
+    let began = Instant::now();
+    let moved = memory::remap(range, ELSEWHERE, libc::MREMAP_DONTUNMAP)?;
+    attempt.check(range, WHOLE)?;
+    attempt.check(moved, WHOLE)?;
+    attempt.end(tally, began);
+    memory::unmap(moved)?;
+    memory::unmap(range)
 }
 
 fn mremap_onto(cache: &mut dyn Cache, number: u64, tally: &mut Tally) -> io::Result<()> {
@@ -152,7 +166,7 @@ fn mremap_onto(cache: &mut dyn Cache, number: u64, tally: &mut Tally) -> io::Res
     let other = memory::map_at(ELSEWHERE, BUFFER, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS)?;
     memory::fill(other, WHOLE, !number);
     let began = Instant::now();
-    memory::remap(other, range.address)?;
+    memory::remap(other, range.address, 0)?;
     attempt.check(range, WHOLE)?;
     attempt.end(tally, began);
     memory::unmap(range)

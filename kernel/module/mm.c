@@ -194,7 +194,8 @@ long uk_pin_fast(unsigned long start, unsigned long n, bool write, struct page *
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 5, 0)
 		got = pin_user_pages_fast_only(start + done * PAGE_SIZE, some, gup_flags(write), pages + done);
 #else
-		got = pin_user_pages_fast(start + done * PAGE_SIZE, some, gup_flags(write), pages + done);
+		/* There is no variant for modules that takes no lock; this one may wait for mmap_lock, but does not fault. */
+		got = pin_user_pages_fast(start + done * PAGE_SIZE, some, gup_flags(write) | FOLL_NOFAULT, pages + done);
 #endif
 		if (got <= 0)
 			break;

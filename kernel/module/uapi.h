@@ -52,7 +52,7 @@ struct userptr_words {
 /* Waits until no work of the driver is queued or running. */
 #define USERPTR_SETTLE USERPTR_REQUEST(11)
 
-/* The device was reset: cancels that had run out of time are tried again, for the caller's address space. */
+/* The device was reset: cancels that had run out of time are tried again, in every address space. */
 #define USERPTR_RESET USERPTR_REQUEST(12)
 
 #define USERPTR_READ_ONLY 0x1ULL

@@ -369,6 +369,36 @@ static int object_outlives_process(void)
 	return 0;
 }
 
+/* The process ends while its device ignores everybody for longer than the deadline: the exit does not hang, the pages stay. */
+static int quarantine_outlives_process(void)
+{
+	int watch = dev_open(1), ready[2], status;
+	long from = now_ms();
+	char c;
+	pid_t child;
+
+	CHECK_EQ(pipe(ready), 0);
+	child = fork();
+	if (child == 0) {
+		fd = dev_open(1);
+		at = memory(N);
+		if (dev_create(fd, at, N * PAGE, 0, &h) || dev_fill(fd, h, N, 1, 5000, true) || write(ready[1], "r", 1) != 1)
+			_exit(1);
+		_exit(0);
+	}
+	CHECK_EQ(read(ready[0], &c, 1), 1);
+	CHECK_EQ(waitpid(child, &status, 0), child);
+	CHECK(now_ms() - from < 4500);
+	CHECK_EQ(pins(watch), N);
+	while (counter(watch, USERPTR_JOBS))
+		usleep(20000);
+	CHECK_EQ(pins(watch), N);
+	CHECK_EQ(dev_reset(watch), 0);
+	CHECK_EQ(left(watch), 0);
+	CHECK_EQ(counter(watch, USERPTR_GRABS), 0);
+	return 0;
+}
+
 const struct test process_tests[] = {
 	{ "fork-child-refused", fork_child_refused },
 	{ "fork-copy-on-write", fork_copy_on_write },
@@ -381,6 +411,7 @@ const struct test process_tests[] = {
 	{ "signal-ends-wait", signal_ends_wait },
 	{ "signals-everywhere", signals_everywhere },
 	{ "reaper-is-refused", reaper_is_refused },
+	{ "quarantine-outlives-process", quarantine_outlives_process },
 	{ "object-outlives-process", object_outlives_process },
 	{ NULL, NULL },
 };

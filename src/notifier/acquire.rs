@@ -54,8 +54,6 @@ impl<P: Platform> Notifier<P> {
             if core.spill.overlaps(range) {
                 return Err(Refused::Window);
             }
-            // Under the lock: once it is given back, another start may queue the cancel of a later acquire.
-            debug_assert!(!home.has_cancel_pending(attachment), "attached with a cancel pending (rule 9)");
             // SAFETY: idle, so the node is in no index. The object stays alive and in place while it is attached (contract
             // of `Subscriber`).
             unsafe { core.index.insert(attachment.node_ptr()) }.map_err(|_| Refused::NoMemory)?;
@@ -68,6 +66,8 @@ impl<P: Platform> Notifier<P> {
                 home.summary.set(core.index.hull());
                 return Err(Refused::Window);
             }
+            // Asked under the lock: a moment later somebody else's acquire may have been cancelled.
+            debug_assert!(!home.has_pending(attachment), "attached with a cancel pending (rule 9)");
             // SAFETY: the lock is held; the edge is the object around the attachment.
             Ok(Ticket(unsafe { attachment.begin_acquire(edge) }))
         })

@@ -250,3 +250,67 @@ impl<P: Platform> fmt::Debug for Attachment<P> {
         write!(f, "Attachment({:?}, {:?})", self.range(), self.leases)
     }
 }
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+    use crate::backend::std::Std;
+    use crate::refcount::{Fate, Ref};
+    use crate::{Blockable, Error};
+
+    struct Bare {
+        home: Ref<Notifier<Std>, Std>,
+        attachment: Attachment<Std>,
+    }
+
+    // SAFETY: the attachment is settled, and `last_put` detaches.
+    unsafe impl Object<Std> for Bare {
+        unsafe fn settle(&self) {
+            // SAFETY: the caller's promise, handed on.
+            unsafe { self.attachment.settle() }
+        }
+        fn last_put(&self) -> Fate {
+            // SAFETY: called with a count of zero.
+            unsafe { Notifier::detach(self) }
+        }
+    }
+
+    // SAFETY: one attachment, inside the object; one home, held by it.
+    unsafe impl Subscriber<Std> for Bare {
+        fn attachment(&self) -> &Attachment<Std> {
+            &self.attachment
+        }
+        fn home(&self) -> &Notifier<Std> {
+            &self.home
+        }
+        fn deadline(&self) -> Option<Duration> {
+            None
+        }
+        fn stop(&self) {}
+        fn cancel(&self, _: Option<Duration>) -> Outcome {
+            Outcome::Idle
+        }
+    }
+
+    /// The ticket passes the end of its word: the old one is not taken for the new one.
+    #[test]
+    fn s24_a_ticket_that_wraps() -> Result<(), Error> {
+        let home = Ref::try_new(Notifier::<Std>::blank(None)).map_err(|(_, e)| e)?;
+        let range = AddrRange::new(4096, 4096)?;
+        let attachment = Attachment::blank(range);
+        let object = Ref::try_new(Bare { home: home.clone(), attachment }).map_err(|(_, e)| e)?;
+        // SAFETY: nobody else knows the object yet.
+        unsafe { object.attachment.slot(|s| s.ticket = u64::MAX - 2) };
+        let mut old = Notifier::attach(&object).unwrap();
+        for _ in 0..4 {
+            home.invalidate_start(range, Blockable::Yes)?.into_result()?;
+            home.invalidate_end(range);
+            let new = Notifier::attach(&object).unwrap();
+            assert!(Notifier::commit(&object, old, false, || ()).is_err());
+            old = new;
+        }
+        assert_eq!(old.0, 2, "it went round");
+        assert!(Notifier::commit(&object, old, false, || ()).is_ok());
+        Ok(())
+    }
+}

@@ -19,9 +19,10 @@ pub(super) fn run_or_queue<P: Platform>(home: &Notifier<P>, sub: Ref<dyn Subscri
         }
         // Refused. It cannot be pending, since it was attached (rule 9): the queue is shut down. The cancel is still owed.
         // SAFETY: refused, so the count is ours again.
-        return run(unsafe { Ref::adopt(inner) });
+        let _ = run(unsafe { Ref::adopt(inner) });
+        return;
     }
-    run(sub);
+    let _ = run(sub);
 }
 
 /// The work function of a queued cancel.
@@ -33,15 +34,16 @@ pub(super) unsafe fn run_queued<P: Platform>(work: *const P::Work) {
     // change while its cancel is owned, and the queue orders its last write before this.
     let sub = unsafe { (*Attachment::<P>::of_work(work)).edge().map(|edge| Ref::adopt(edge)) };
     if let Some(sub) = sub {
-        run(sub);
+        let _ = run(sub);
     }
 }
 
 /// Cancels an object that is `Revoking`, with a reference of the cancel's own.
-pub(super) fn run<P: Platform>(sub: Ref<dyn Subscriber<P>, P>) {
-    let _ = drain_and_quiesce(&*sub, Owner::Reference);
+pub(super) fn run<P: Platform>(sub: Ref<dyn Subscriber<P>, P>) -> Outcome {
+    let outcome = drain_and_quiesce(&*sub, Owner::Reference);
     // The last touch: this may be the last reference (scenario 39).
     drop(sub);
+    outcome
 }
 
 /// Who owns a cancel.
@@ -254,14 +256,15 @@ impl<P: Platform> Notifier<P> {
         was
     }
 
-    /// Whether a cancel of the object is queued and has not begun. For assertions: an attached object has none (rule 9).
+    /// Whether a cancel of the object is queued and has not begun. An attached object has none (rule 9).
     #[must_use]
     pub fn is_cancel_pending<T: Subscriber<P>>(sub: &Ref<T, P>) -> bool {
-        sub.home().has_cancel_pending(sub.attachment())
+        sub.home().has_pending(sub.attachment())
     }
 
-    pub(super) fn has_cancel_pending(&self, attachment: &Attachment<P>) -> bool {
-        // SAFETY: settled with the attachment, which the caller's borrow keeps alive.
+    /// A bit of the work item: also asked under the lock.
+    pub(super) fn has_pending(&self, attachment: &Attachment<P>) -> bool {
+        // SAFETY: settled with the attachment, alive by the caller's reference.
         self.cancels.as_ref().is_some_and(|queue| unsafe { queue.is_pending(attachment.work_ptr()) })
     }
 }

@@ -8,6 +8,7 @@ use crate::refcount::Ref;
 use core::borrow::Borrow;
 use core::fmt;
 use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
 
 /// A lease on a `Ready` object: while it lives the installed pages stay, and a cancel waits.
 ///
@@ -46,18 +47,18 @@ impl<T: Subscriber<P>, P: Platform, R: Borrow<Ref<T, P>>> Hold<T, P, R> {
         self.object.borrow()
     }
 
-    /// Whether a cancel has begun since: it waits for this lease.
-    pub fn is_revoked(&self) -> bool {
-        self.object().attachment().leases.is_closed()
-    }
-}
-
-impl<T: Subscriber<P>, P: Platform> Hold<T, P, &Ref<T, P>> {
     /// The same lease with a reference of its own.
     pub fn into_owned(self) -> Hold<T, P, Ref<T, P>> {
         let object = self.object().clone();
-        core::mem::forget(self);
+        let this = ManuallyDrop::new(self);
+        // SAFETY: `this` is not used again, and its own drop, which would give the lease back, does not run.
+        drop(unsafe { core::ptr::read(&raw const this.object) });
         Hold { object, _of: PhantomData }
+    }
+
+    /// Whether a cancel has begun since: it waits for this lease.
+    pub fn is_revoked(&self) -> bool {
+        self.object().attachment().leases.is_closed()
     }
 }
 

@@ -73,6 +73,33 @@ impl Outcome {
 /// One address space as one device sees it: the index of its objects, the open invalidation windows, and who waits.
 ///
 /// Source: `struct i915_mmu_notifier`; the end of a window, the typed outcome and the lock-free start are ours.
+///
+/// ```
+/// # use userptr::backend::std::{Std, Workers};
+/// # use userptr::device::sim::{DmaDevice, Machine, PAGE, Space};
+/// # use userptr::{Context, Limits, Queues};
+/// # let machine = Machine::new();
+/// # let process = machine.process();
+/// # let (pins, frees) = (Workers::<Std>::start("pins", 1)?, Workers::<Std>::start("frees", 1)?);
+/// # let queues = Queues { pins: pins.queue().clone(), cancels: None, frees: frees.queue().clone() };
+/// # let context = Context::try_new(DmaDevice::<Std>::new(&machine, Limits::default()), queues).map_err(|(_, e)| e)?;
+/// # let _inside = machine.enter(&process);
+/// # let address = process.mmap(PAGE);
+/// # process.touch(address, PAGE, 7)?;
+/// # let space = Space::of(&process);
+/// # let object = Context::create(&context, &space, address, PAGE, 0)?;
+/// use userptr::{Blockable, Error, Outcome, UserPtr};
+///
+/// drop(UserPtr::acquire(&object)?);
+/// let notifier = object.record().notifier()?;
+/// // What a host does around every change of its page tables.
+/// assert_eq!(notifier.invalidate_start(object.range(), Blockable::Yes), Ok(Outcome::Idle));
+/// assert_eq!(machine.pins(), 0, "released before the start returns");
+/// assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again, "until the end nothing attaches");
+/// notifier.invalidate_end(object.range());
+/// drop(UserPtr::try_acquire(&object)?);
+/// # Ok::<(), userptr::Error>(())
+/// ```
 pub struct Notifier<P: Platform> {
     core: SpinLock<P, Core<P>>,
     windows: Windows<P>,
@@ -136,6 +163,12 @@ impl<P: Platform> Notifier<P> {
             changed: WaitQueue::blank(),
             cancels,
         }
+    }
+
+    /// Whether cancels run on a queue. A host whose notifying thread may not free memory or wait for a device asks for one.
+    #[must_use]
+    pub fn has_queue(&self) -> bool {
+        self.cancels.is_some()
     }
 
     /// What is attached and open at this moment.

@@ -1,6 +1,6 @@
 //! The host's side: start, end, exit.
 
-use super::attachment::{Attachment, State};
+use super::attachment::{Attachment, State, Subscriber};
 use super::{Core, Notifier, Outcome, cancel};
 use crate::interval::IntervalIndex;
 use crate::platform::Platform;
@@ -43,8 +43,9 @@ impl<P: Platform> Notifier<P> {
     /// When it returns [`Outcome::Idle`], no overlapping object has pages installed or a lease, whoever began its cancel (rule 5).
     /// Any other outcome says that something was quarantined. Every `Ok` opens a window and needs its end.
     ///
-    /// If nothing overlaps it takes no lock and touches two cache lines (rule 30). It never allocates (rule 11). Called with no
-    /// lock of this crate held, and by nobody who holds a lease in the range: such a call meets the deadline (rule 29).
+    /// If the range lies apart from the hull of everything that is attached, it takes no lock and touches two cache lines
+    /// (rule 30); a range in a gap inside that hull costs the lock and a query. It never allocates (rule 11). Called with no lock of
+    /// this crate held, and by nobody who holds a lease in the range: such a call meets the deadline (rule 29).
     ///
     /// # Errors
     /// [`WouldBlock`], only for [`Blockable::No`]: nothing was recorded, no end is due.
@@ -93,7 +94,8 @@ impl<P: Platform> Notifier<P> {
     }
 
     /// The invalidation of `range` is over: the page tables have changed, and attaches are possible again. An end without a
-    /// start is ignored (rule 12).
+    /// start is ignored (rule 12), as long as at most [`Platform::WINDOWS`] windows are open: beyond that only the hull
+    /// of their ranges is known, and an end inside it closes one of them.
     ///
     /// Ordering: what the caller did before happens before any attach that this end lets through.
     pub fn invalidate_end(&self, range: AddrRange) {
@@ -123,10 +125,10 @@ impl<P: Platform> Notifier<P> {
         Stopping { home: self, range: AddrRange::ALL, own, wait: true }.finish()
     }
 
-    /// Tries the cancel of every object again whose device did not stop in time: for a driver that has reset its device.
-    /// Objects with leases are left to their last lease.
+    /// Tries the cancel of every object again whose device did not stop in time: for a driver that has reset its device. Runs in
+    /// this thread, and returns the worst outcome. Objects that wait for a lease are left to their last lease.
     pub fn retry_quarantined(&self) -> Outcome {
-        let own = self.with(|core| {
+        let mut own = self.with(|core| {
             let mut own = ptr::null();
             core.each(AddrRange::ALL, |_, attachment| {
                 // SAFETY: the lock is held. A quarantined object that does not wait for leases has no owner but the
@@ -142,7 +144,11 @@ impl<P: Platform> Notifier<P> {
             own
         });
         self.tell(own);
-        Stopping { home: self, range: AddrRange::ALL, own, wait: true }.finish()
+        let mut worst = Outcome::Idle;
+        while let Some(sub) = take(&mut own) {
+            worst = worst.max(cancel::run(sub));
+        }
+        worst
     }
 
     /// Under the lock: detaches what has no pages, and makes every `Ready` object that can be upgraded ours to cancel.
@@ -193,6 +199,17 @@ impl<P: Platform> Notifier<P> {
     }
 }
 
+/// Takes the first object, with its count, off a chain that is the caller's.
+fn take<P: Platform>(own: &mut *const Attachment<P>) -> Option<Ref<dyn Subscriber<P>, P>> {
+    // SAFETY: the chain is the caller's, so each object is alive by the count that came with it. The next is read before
+    // this one is given away.
+    unsafe {
+        let attachment = own.as_ref()?;
+        *own = attachment.chained();
+        attachment.edge().map(|edge| Ref::adopt(edge))
+    }
+}
+
 /// A start that has begun. [`finish`](Self::finish) it, or drop it, which does the same.
 ///
 /// Forgetting it leaves its objects without an owner: later starts on them wait for ever, nothing worse.
@@ -227,16 +244,8 @@ impl<P: Platform> Stopping<'_, P> {
 
     /// All own cancels first: another start may be waiting for one of them while we wait for its (rule 8, scenario 80).
     fn run(&mut self) {
-        while !self.own.is_null() {
-            // SAFETY: the chain is ours; the next is read before this one is given away. The count that `mark` took goes
-            // with the reference.
-            unsafe {
-                let attachment = &*self.own;
-                self.own = attachment.chained();
-                if let Some(edge) = attachment.edge() {
-                    cancel::run_or_queue(self.home, Ref::adopt(edge));
-                }
-            }
+        while let Some(sub) = take(&mut self.own) {
+            cancel::run_or_queue(self.home, sub);
         }
     }
 
@@ -253,7 +262,7 @@ impl<P: Platform> Stopping<'_, P> {
                         State::Ready | State::Revoking => busy = true,
                         // SAFETY: the lock is held.
                         State::Quarantined => outcome = outcome.max(unsafe { attachment.outcome() }),
-                        // No pages. With a window open there is none; `retry_quarantined` has none.
+                        // No pages.
                         State::Idle | State::Acquiring | State::Failed => {}
                     }
                 });

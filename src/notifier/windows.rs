@@ -146,3 +146,25 @@ impl Spill {
         self.count
     }
 }
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+    use crate::backend::std::Std;
+
+    /// The generation of a slot passes the end of its word: an end still closes its own window and no other.
+    #[test]
+    fn s24_a_slot_whose_generation_wraps() {
+        let windows = Windows::<Std>::new();
+        let last = !STATE;
+        windows.slots[0].word.store(last, Store::Relaxed);
+        let (a, b) = (AddrRange::new(0, 8).unwrap(), AddrRange::new(8, 8).unwrap());
+        for _ in 0..3 {
+            assert!(windows.open(a) && windows.overlaps(a) && !windows.overlaps(b));
+            assert!(!windows.close(b) && windows.overlaps(a));
+            assert!(windows.close(a) && !windows.close(a) && !windows.overlaps(a));
+            assert_eq!(windows.count(), 0);
+        }
+        assert_eq!(windows.slots[0].word.load(Load::Relaxed), 2 * GENERATION, "it went round");
+    }
+}

@@ -1,6 +1,6 @@
 //! Acquire: take a lease, pinning first if there are no pages.
 
-use super::lease::{Lease, OwnedLease};
+use super::lease::{Lease, Local, OwnedLease, is_held_here};
 use super::userptr::{Installed, UserPtr, UserPtrRef};
 use super::{RETRIES, worker};
 use crate::device::Host;
@@ -22,6 +22,31 @@ impl<D: Device> UserPtr<D> {
     /// * Others, once each, from the pin, the device or the allocator; a retry can work.
     ///
     /// Source: `i915_gem_userptr_get_pages`.
+    ///
+    /// ```
+    /// # use userptr::backend::std::{Std, Workers};
+    /// # use userptr::device::sim::{DmaDevice, Machine, PAGE, Space};
+    /// # use userptr::{Context, Limits, Queues};
+    /// # let machine = Machine::new();
+    /// # let process = machine.process();
+    /// # let (pins, frees) = (Workers::<Std>::start("pins", 1)?, Workers::<Std>::start("frees", 1)?);
+    /// # let queues = Queues { pins: pins.queue().clone(), cancels: None, frees: frees.queue().clone() };
+    /// # let context = Context::try_new(DmaDevice::<Std>::new(&machine, Limits::default()), queues).map_err(|(_, e)| e)?;
+    /// # let _inside = machine.enter(&process);
+    /// # let address = process.mmap(PAGE);
+    /// # process.touch(address, PAGE, 7)?;
+    /// # let space = Space::of(&process);
+    /// # let object = Context::create(&context, &space, address, PAGE, 0)?;
+    /// use userptr::{Error, UserPtr};
+    ///
+    /// let lease = match UserPtr::try_acquire(&object) {
+    ///     Ok(lease) => lease,
+    ///     Err(Error::Again) => UserPtr::acquire(&object)?, // a worker pins: come again, or wait where waiting is allowed
+    ///     Err(error) => return Err(error),
+    /// };
+    /// assert_eq!(lease.with(|m| m.pages.len()), 1);
+    /// # Ok::<(), userptr::Error>(())
+    /// ```
     pub fn try_acquire(this: &UserPtrRef<D>) -> Result<Lease<'_, D>, Error> {
         let caller = this.record.space().caller();
         if caller == Caller::Stranger {
@@ -50,7 +75,7 @@ impl<D: Device> UserPtr<D> {
         match Self::pin_here(this, ticket, pages) {
             Ok(Some(())) => {
                 // SAFETY: the commit left a lease for us.
-                Self::validate(Lease::new(unsafe { Hold::adopt(this) }))
+                Self::validate(Lease::new(unsafe { Hold::adopt(Local::new(this)) }))
             }
             Ok(None) => Err(worker::schedule(this, ticket)),
             Err(error) => {
@@ -64,13 +89,41 @@ impl<D: Device> UserPtr<D> {
     ///
     /// # Errors
     /// As [`try_acquire`](Self::try_acquire), but instead of `Again`: [`Error::Busy`] when the retries are used up, [`Error::TimedOut`]
-    /// when one wait took longer than the device's deadline.
+    /// when one wait took longer than the device's deadline, [`Error::Deadlock`] when the wait would be for a lease that this thread
+    /// is known to hold.
+    ///
+    /// ```
+    /// # use userptr::backend::std::{Std, Workers};
+    /// # use userptr::device::sim::{DmaDevice, Machine, PAGE, Space};
+    /// # use userptr::{Context, Limits, Queues};
+    /// # let machine = Machine::new();
+    /// # let process = machine.process();
+    /// # let (pins, frees) = (Workers::<Std>::start("pins", 1)?, Workers::<Std>::start("frees", 1)?);
+    /// # let queues = Queues { pins: pins.queue().clone(), cancels: None, frees: frees.queue().clone() };
+    /// # let context = Context::try_new(DmaDevice::<Std>::new(&machine, Limits::default()), queues).map_err(|(_, e)| e)?;
+    /// # let _inside = machine.enter(&process);
+    /// # let address = process.mmap(PAGE);
+    /// # process.touch(address, PAGE, 7)?;
+    /// # let space = Space::of(&process);
+    /// # let object = Context::create(&context, &space, address, PAGE, 0)?;
+    /// use userptr::{Error, UserPtr};
+    ///
+    /// let lease = UserPtr::acquire(&object)?;
+    /// assert_eq!(machine.pins(), 1);
+    /// drop(lease);
+    /// process.munmap(address, PAGE);
+    /// assert_eq!(UserPtr::acquire(&object).unwrap_err(), Error::Fault);
+    /// # Ok::<(), userptr::Error>(())
+    /// ```
     pub fn acquire(this: &UserPtrRef<D>) -> Result<Lease<'_, D>, Error> {
         let deadline = this.context.limits().deadline;
         for _ in 0..RETRIES {
             match Self::try_acquire(this) {
                 Err(Error::Again) => {}
                 done => return done,
+            }
+            if is_held_here(this) {
+                return Err(Error::Deadlock);
             }
             if let Some(registration) = this.record.registration() {
                 this.record.space().wait_quiet(registration);
@@ -92,7 +145,7 @@ impl<D: Device> UserPtr<D> {
 
     /// A lease, if the pages are there.
     fn try_lease(this: &UserPtrRef<D>) -> Result<Option<Lease<'_, D>>, Error> {
-        Notifier::lease(this).map(|hold| Self::validate(Lease::new(hold))).transpose()
+        Notifier::lease(Local::new(this)).map(|hold| Self::validate(Lease::new(hold))).transpose()
     }
 
     /// Hands a lease out, unless the host knows of a change that the notifier does not know of yet.

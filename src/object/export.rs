@@ -1,6 +1,7 @@
 //! Export: an unsynchronised object that somebody else is going to see becomes a synchronised one.
 
 use super::RETRIES;
+use super::lease::is_held_here;
 use super::userptr::{UserPtr, UserPtrRef};
 use crate::device::Device;
 use crate::error::Error;
@@ -14,12 +15,16 @@ impl<D: Device> UserPtr<D> {
     ///
     /// # Errors
     /// [`Error::NoDevice`] if the host cannot notify, those of the registration, [`Error::TimedOut`] or [`Error::DeviceLost`] if the
-    /// pages cannot be revoked, [`Error::Busy`] if the object kept being acquired.
+    /// pages cannot be revoked, [`Error::Busy`] if the object kept being acquired, [`Error::Deadlock`] if this thread is known to hold a
+    /// lease on it.
     ///
     /// Source: `i915_gem_userptr_dmabuf_export`.
     pub fn export(this: &UserPtrRef<D>) -> Result<(), Error> {
         if this.is_watched() {
             return Ok(());
+        }
+        if is_held_here(this) {
+            return Err(Error::Deadlock);
         }
         this.record.notifier()?;
         for _ in 0..RETRIES {

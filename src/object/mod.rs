@@ -6,7 +6,7 @@ mod lease;
 mod userptr;
 mod worker;
 
-pub use lease::{Lease, LeaseOf, Mapped, OwnedLease};
+pub use lease::{Lease, LeaseOf, Local, Mapped, OwnedLease};
 pub use userptr::{UserPtr, UserPtrRef};
 
 /// How often the waiting acquire tries before it reports [`Error::Busy`](crate::Error::Busy) (rule 16).

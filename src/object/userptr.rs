@@ -1,8 +1,10 @@
 //! The object: what it holds, how it is cancelled and released.
 
+use super::lease::is_held_here;
 use crate::context::Context;
 use crate::device::Device;
 use crate::device::Host;
+use crate::error::Error;
 use crate::flags::Flags;
 use crate::memory::{AddressSpace, Pages, Usage};
 use crate::mm::MmRef;
@@ -239,10 +241,14 @@ impl<D: Device> UserPtr<D> {
     /// Releases the pages now, as an invalidation would: for eviction. The next acquire pins again. The caller holds no lease.
     ///
     /// # Errors
-    /// [`Error::TimedOut`](crate::Error::TimedOut) or [`Error::DeviceLost`](crate::Error::DeviceLost): the object is quarantined.
+    /// [`Error::Deadlock`] if this thread is known to hold a lease on the object (rule 29); [`Error::TimedOut`] or
+    /// [`Error::DeviceLost`]: the object is quarantined.
     ///
     /// Source: `i915_gem_userptr_put_pages`.
-    pub fn put_pages(this: &UserPtrRef<D>) -> Result<(), crate::Error> {
+    pub fn put_pages(this: &UserPtrRef<D>) -> Result<(), Error> {
+        if is_held_here(this) {
+            return Err(Error::Deadlock);
+        }
         Notifier::revoke(this).into_result()
     }
 

@@ -56,6 +56,19 @@ pub unsafe trait Platform: Sized + Send + Sync + 'static {
     /// A full fence: every access before it is ordered before every access after it, stores before loads included.
     fn fence();
 
+    /// The calling thread took a lease on the object at `object`, or gave one back. For hosts that know their threads; a few
+    /// instructions, since every lease passes here. Without it a holder who asks for what its own lease prevents meets the
+    /// deadline instead of a refusal (rule 29).
+    fn note_lease(object: usize, taken: bool) {
+        let _ = (object, taken);
+    }
+
+    /// Whether the calling thread is known to hold a lease on the object at `object`. `false` if the host does not know.
+    fn holds_lease(object: usize) -> bool {
+        let _ = object;
+        false
+    }
+
     /// Allocates, or says that it cannot. Never called under a lock that invalidation takes.
     /// Zero-sized layouts are never passed.
     fn alloc(layout: Layout) -> Option<NonNull<u8>>;

@@ -8,6 +8,40 @@ use core::marker::PhantomData;
 /// A work item inside a `T`. It carries `T` and an `ID`, so that the function and its container cannot differ.
 ///
 /// Source: `struct work_struct`, `INIT_WORK`.
+///
+/// ```
+/// use userptr::backend::std::{Std, Workers};
+/// use userptr::{HasWork, Object, Ref, Work, has_work};
+/// use userptr::work::{enqueue, flush_item};
+///
+/// struct Job {
+///     done: std::sync::atomic::AtomicBool,
+///     work: Work<Job, Std>,
+/// }
+/// // SAFETY: the work item is settled; nothing points to a `Job`.
+/// unsafe impl Object<Std> for Job {
+///     unsafe fn settle(&self) {
+///         // SAFETY: once, at the final address: the caller's promise.
+///         unsafe { self.work.settle() }
+///     }
+/// }
+/// // SAFETY: the item is settled above; `has_work!` checks where it lies.
+/// unsafe impl HasWork<Std> for Job {
+///     has_work!(work: Work<Job, Std>);
+///     fn run(this: Ref<Self, Std>) {
+///         this.done.store(true, std::sync::atomic::Ordering::Relaxed);
+///     }
+/// }
+///
+/// let workers = Workers::<Std>::start("jobs", 1)?;
+/// let job = Ref::<Job, Std>::try_new(Job { done: false.into(), work: Work::blank() }).map_err(|(_, e)| e)?;
+/// if let Err(mine) = enqueue(workers.queue(), job.clone()) {
+///     drop(mine); // refused: pending already, or shut down; the reference is ours again
+/// }
+/// flush_item(workers.queue(), &job);
+/// assert!(job.done.load(std::sync::atomic::Ordering::Relaxed));
+/// # Ok::<(), userptr::Error>(())
+/// ```
 #[repr(transparent)]
 pub struct Work<T, P: Platform, const ID: usize = 0> {
     raw: P::Work,
@@ -54,7 +88,7 @@ pub unsafe trait HasWork<P: Platform, const ID: usize = 0>: Object<P> + Sized {
     fn run(this: Ref<Self, P>);
 }
 
-/// Gives the `OFFSET` of a work item for an impl of [`HasWork`](crate::HasWork): `userptr::has_work!(field)`, with a check of the field's type.
+/// Gives the `OFFSET` of a work item for an impl of [`HasWork`](crate::HasWork): `has_work!(field: Work<Self, P>)`, with a check of the field's type.
 #[macro_export]
 macro_rules! has_work {
     ($field:ident : $work:ty) => {

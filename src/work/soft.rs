@@ -86,6 +86,19 @@ unsafe impl<P: Platform> Send for State<P> {}
 /// [`work`](Self::work).
 ///
 /// Source: `struct workqueue_struct`, `alloc_workqueue`, `flush_workqueue`, `destroy_workqueue`.
+///
+/// ```
+/// use userptr::{RawQueue, Ref, SoftQueue, backend::std::Std};
+///
+/// let queue = Ref::<SoftQueue<Std>, Std>::try_new(SoftQueue::blank()).map_err(|(_, e)| e)?;
+/// let worker = { let queue = queue.clone(); std::thread::spawn(move || queue.work()) };
+/// // ... enqueue; see `Work` ...
+/// queue.flush();
+/// queue.shut_down(); // the workers leave when the list is empty
+/// worker.join().unwrap();
+/// assert!(queue.is_empty() && !queue.run_one());
+/// # Ok::<(), userptr::Error>(())
+/// ```
 pub struct SoftQueue<P: Platform> {
     state: SpinLock<P, State<P>>,
     /// Workers wait here for something to run.

@@ -1,5 +1,10 @@
 //! What the scenario tests share: a world to run in, a deadline, and each scenario on each host.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "each test binary uses a part of it"
+)]
 
 use std::io::Write;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -162,15 +167,24 @@ impl<P: Host> World<P> {
     pub fn with(setup: Setup) -> Self {
         let machine = Machine::new();
         let process = machine.process();
-        Self::on(machine, process, setup)
+        // A thread that waits for a cancel cannot run it: somebody else has to.
+        let cancels = setup.queued.then(|| setup.threads.max(1));
+        Self::on(machine, process, setup, cancels)
     }
 
-    fn on(machine: Machine, process: Process, setup: Setup) -> Self {
+    /// The queue of the cancels has no thread either: only for tests in which nobody waits for a cancel.
+    pub fn with_stepped_cancels(setup: Setup) -> Self {
+        let machine = Machine::new();
+        let process = machine.process();
+        Self::on(machine, process, setup, Some(0))
+    }
+
+    fn on(machine: Machine, process: Process, setup: Setup, cancels: Option<usize>) -> Self {
         let _metered = machine.enter_nobody();
         let mut threads = Vec::new();
         let pins = queue::<P>(&machine, setup.threads, &mut threads);
         let frees = queue::<P>(&machine, setup.threads, &mut threads);
-        let cancels = setup.queued.then(|| queue::<P>(&machine, setup.threads.max(1), &mut threads));
+        let cancels = cancels.map(|n| queue::<P>(&machine, n, &mut threads));
         let queues = Queues { pins: pins.clone(), cancels: cancels.clone(), frees: frees.clone() };
         let device = Device::new(&machine, setup.limits);
         let ctx = Context::try_new(device, queues).unwrap_or_else(|(_, e)| panic!("{e}"));
@@ -179,7 +193,8 @@ impl<P: Host> World<P> {
 
     /// Another device on the same machine, with queues of its own. Ends with [`World::end_device`].
     pub fn another_device(&self, setup: Setup) -> Self {
-        Self::on(self.machine.clone(), self.process.record().users().unwrap(), setup)
+        let cancels = setup.queued.then(|| setup.threads.max(1));
+        Self::on(self.machine.clone(), self.process.record().users().unwrap(), setup, cancels)
     }
 
     /// This thread runs in the process.

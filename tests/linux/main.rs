@@ -1,1 +1,32 @@
-fn main() {}
+//! Real memory, real I/O: scenarios 69 to 76. Each runs in a child process of its own with a deadline, because what goes wrong
+//! here hangs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_types,
+    reason = "tests"
+)]
+
+#[path = "../../examples/stale_pages"]
+mod stale {
+    #![allow(dead_code, reason = "shared with the example")]
+    pub(crate) mod guarded;
+    pub(crate) mod io;
+    pub(crate) mod memory;
+    pub(crate) mod naive;
+    pub(crate) mod operations;
+}
+
+mod child;
+mod device;
+mod fork;
+mod limits;
+mod locks;
+mod races;
+mod stack;
+mod uffd;
+mod unmapped;

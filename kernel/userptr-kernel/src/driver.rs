@@ -12,8 +12,8 @@ use core::time::Duration;
 use userptr::pages::Buffer;
 use userptr::platform::{LockClass, Mutex};
 use userptr::{
-    Client, Context, Error, Lease, Limits, MmRegistry, Notifier, Object, Queues, RawQueue, Ref, SgLimits,
-    UserPtr, UserPtrRef,
+    Client, Context, Error, Lease, Limits, Notifier, Object, Queues, RawQueue, Ref, SgLimits, UserPtr,
+    UserPtrRef,
 };
 
 /// The number of devices, as in `uapi.h`.
@@ -95,6 +95,11 @@ pub extern "C" fn userptr_exit_driver() {
     if !raw.is_null() {
         // SAFETY: the pointer that the load put there, taken once.
         let driver = unsafe { Ref::<Driver, Kernel>::from_raw(raw) };
+        driver.settle();
+        for context in &driver.contexts {
+            // No job runs any more: what ran out of time can end now, also for processes that are gone.
+            let _ = context.retry_quarantined();
+        }
         driver.settle();
         drop(driver);
     }
@@ -211,7 +216,8 @@ impl File {
                     driver.settle();
                 }
             }
-            12 => self.retry()?,
+            // What a driver does after it has reset its device.
+            12 => self.client.context().retry_quarantined().into_result()?,
             _ => return Err(Error::Invalid),
         }
         Ok(())
@@ -282,16 +288,6 @@ impl File {
         // SAFETY: settled; this thread does not hold it.
         let job = unsafe { self.job.with(|slot| slot.clone()) }.ok_or(Error::NoEntry)?;
         job.wait(timeout)
-    }
-
-    /// What a driver does after it has reset its device: tries the cancels again that had run out of time.
-    fn retry(&self) -> Result<(), Error> {
-        let mm = Mm::current().ok_or(Error::Fault)?;
-        let record = MmRegistry::find(self.client.context().registry(), &mm)?;
-        match record.existing_notifier() {
-            Some(notifier) => notifier.retry_quarantined().into_result(),
-            None => Ok(()),
-        }
     }
 }
 

@@ -362,7 +362,8 @@ fn interval_tree() -> TestResult {
     use userptr::interval::{IntervalIndex, Node, Tree};
     const NODES: usize = 24;
     // Overlapping, nested, and some identical.
-    let range = |i: usize| AddrRange::inclusive((i * 7) % 40, (i * 7) % 40 + (i % 5) * 3).unwrap_or(AddrRange::ALL);
+    let range =
+        |i: usize| AddrRange::inclusive((i * 7) % 40, (i * 7) % 40 + (i % 5) * 3).unwrap_or(AddrRange::ALL);
     let mut nodes = get!(userptr::Buffer::<core::ptr::NonNull<Node<Kernel>>, Kernel>::with_capacity(NODES));
     let layout = Layout::new::<Node<Kernel>>();
     let mut tree = <Tree<Kernel> as IntervalIndex<Kernel>>::new();

@@ -127,8 +127,9 @@ impl AddressSpace for Mm {
     }
 
     fn users(&self) -> Option<MmUsers<'_>> {
+        // Not `then_some`: a hold that was not taken would be made and dropped.
         // SAFETY: the record is held.
-        unsafe { ffi::uk_mmget(self.0.as_ptr()) }.then_some(MmUsers(self))
+        unsafe { ffi::uk_mmget(self.0.as_ptr()) }.then(|| MmUsers(self))
     }
 
     fn caller(&self) -> Caller {

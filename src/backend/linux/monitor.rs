@@ -4,9 +4,10 @@
 //! the process may be blocked until this thread has read the message (scenario 72). Cancels run on the notifier's queue.
 
 use super::grace::Graces;
+use super::pagemap::{Mark, Progress};
 use super::regions::{Held, MOST_REGIONS, PollSet};
 use super::uffd::{Event, Events, Probe};
-use super::{Shared, Watch};
+use super::{Shared, Watch, threads};
 use crate::backend::std::Std;
 use crate::error::Error;
 use crate::notifier::{Blockable, Notifier, Stopping};
@@ -19,15 +20,18 @@ use std::time::Instant;
 
 /// The most registrations, and so devices with a notifier of their own, on one address space.
 pub const MOST_NOTIFIERS: usize = 8;
+/// How long a registration waits for a place. Records of address spaces are freed by a work item, so that of a released one may still
+/// be registered when the next one comes.
+const VACANCY: Duration = Duration::from_secs(1);
 /// How often a held unmapper's devices are looked at.
 const STRICT_TICK: Duration = Duration::from_micros(100);
 
-pub(super) type Slot = Option<Ref<Notifier<Std>, Std>>;
+type Slot = Option<Ref<Notifier<Std>, Std>>;
 
 /// Who is told, and which discards are still in their grace.
 #[derive(Debug)]
 pub(super) struct Told {
-    pub(super) notifiers: [Slot; MOST_NOTIFIERS],
+    notifiers: [Slot; MOST_NOTIFIERS],
     graces: Graces,
 }
 
@@ -37,14 +41,13 @@ impl Told {
     }
 
     /// A new listener, who is told of the discards in their grace, too.
-    pub(super) fn add(&mut self, notifier: Ref<Notifier<Std>, Std>) -> Result<usize, Error> {
-        let free = self.notifiers.iter_mut().enumerate().find(|(_, slot)| slot.is_none());
-        let Some((index, slot)) = free else { return Err(Error::Limit) };
+    fn add(&mut self, notifier: Ref<Notifier<Std>, Std>) -> Option<usize> {
+        let (index, slot) = self.notifiers.iter_mut().enumerate().find(|(_, slot)| slot.is_none())?;
         for range in self.graces.ranges() {
             notifier.open_window(range);
         }
         *slot = Some(notifier);
-        Ok(index)
+        Some(index)
     }
 
     fn all(&self) -> impl Iterator<Item = &Notifier<Std>> {
@@ -78,19 +81,11 @@ impl Told {
     }
 
     /// A discard: its window stays open, because the pages go only after the message was read.
-    fn discard(&mut self, range: AddrRange, until: Instant) {
-        match self.graces.add(range, until) {
-            Some(widened) => {
-                self.begin(widened.now);
-                if let Some(before) = widened.before {
-                    self.end(before);
-                }
-            }
-            // A window over it is open already: only the leases are new.
-            None => {
-                self.begin(range);
-                self.end(range);
-            }
+    fn discard(&mut self, range: AddrRange, mark: Option<Mark>, grace: Duration) {
+        let Some(widened) = self.graces.add(range, mark, Instant::now(), grace) else { return };
+        self.begin(widened.now);
+        if let Some(before) = widened.before {
+            self.end(before);
         }
     }
 }
@@ -110,13 +105,28 @@ fn count(counter: &AtomicU64) {
 }
 
 impl Shared {
-    pub(super) fn told(&self) -> MutexGuard<'_, Told> {
+    fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place with the monitor.
+    pub(super) fn add(&self, notifier: Ref<Notifier<Std>, Std>) -> Result<usize, Error> {
+        let full = |told: &mut Told| told.notifiers.iter().all(Option::is_some);
+        let waited = self.vacancy.wait_timeout_while(self.told(), VACANCY, full);
+        waited.unwrap_or_else(PoisonError::into_inner).0.add(notifier).ok_or(Error::Limit)
+    }
+
+    /// Gives it back. The monitor holds the lock while it calls: when we have it, no callback runs.
+    pub(super) fn remove(&self, index: usize) {
+        let gone = self.told().notifiers.get_mut(index).and_then(Option::take);
+        self.vacancy.notify_one();
+        // The last reference may free: not under the lock.
+        drop(gone);
     }
 
     /// See [`AddressSpace::quiet`](crate::AddressSpace::quiet), and [the argument](super#why-a-look-up-never-finds-a-stale-page).
     pub(super) fn quiet(&self) -> bool {
-        if !self.owner.is_me() || self.gate.load(Ordering::Relaxed) {
+        if !self.owner.is_me() {
             return false;
         }
         if self.options.probe && self.watch.probe() != Probe::Quiet {
@@ -175,6 +185,9 @@ impl Shared {
     }
 
     fn pass_on(&self, events: &Events) {
+        if !self.options.lag.is_zero() {
+            std::thread::sleep(self.options.lag);
+        }
         let mut told = self.told();
         for event in events.iter() {
             match event {
@@ -184,18 +197,16 @@ impl Shared {
                     told.begin(range);
                     told.end(range);
                 }
-                Event::Remap { from, to } => {
+                Event::Remap { from, .. } => {
                     count(&self.counters.remaps);
-                    for range in [from, to] {
-                        told.begin(range);
-                        told.end(range);
-                    }
+                    // What was at the new place before has an unmap of its own.
+                    told.begin(from);
+                    told.end(from);
                 }
                 Event::Remove(range) => {
                     count(&self.counters.discards);
-                    if let Some(until) = Instant::now().checked_add(self.options.grace) {
-                        told.discard(range, until);
-                    }
+                    let mark = if self.options.marks { self.pagemap.mark(range) } else { None };
+                    told.discard(range, mark, self.options.grace);
                 }
             }
         }
@@ -231,9 +242,17 @@ impl Shared {
     fn expire(&self) {
         let mut told = self.told();
         let now = Instant::now();
-        while let Some(range) = told.graces.take_expired(now) {
+        while let Some(range) = told.graces.take_over(now, |mark| self.progress(mark)) {
             told.end(range);
         }
+    }
+
+    /// How far a discard is.
+    fn progress(&self, mark: Option<Mark>) -> Progress {
+        if self.options.marks && threads::all_others_sleep() {
+            return Progress::Over;
+        }
+        mark.map_or(Progress::Unknown, |mark| self.pagemap.progress(mark))
     }
 
     /// Ends the window of a region that is not watched any more.

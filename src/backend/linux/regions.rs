@@ -77,9 +77,16 @@ impl Regions {
             region.watchers = region.watchers.saturating_add(1);
             return Ok(());
         }
-        let slot = table.slots.iter_mut().find(|slot| slot.is_none()).ok_or(Refusal::Table(MOST_REGIONS))?;
         if let Some(uffd) = uffd.take() {
+            if uffd.register_whole(range) == Err(Refusal::Claimed) {
+                // `mremap` has carried the watch of another region here, where nobody counts on it.
+                for region in table.slots.iter().flatten().filter(|region| !region.range.overlaps(range)) {
+                    let _ = region.uffd.unregister(range);
+                }
+            }
             uffd.register_whole(range)?;
+            let slot =
+                table.slots.iter_mut().find(|slot| slot.is_none()).ok_or(Refusal::Table(MOST_REGIONS))?;
             table.serial = table.serial.wrapping_add(1);
             *slot = Some(Region { uffd, range, serial: table.serial, watchers: 1 });
         }

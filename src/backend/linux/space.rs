@@ -66,15 +66,16 @@ impl AddressSpace for Linux {
         if !self.space.shared.owner.is_me() {
             return Err(Error::Fault);
         }
+        if !notifier.has_queue() {
+            // Its cancels would free memory and wait for devices in the monitor's thread.
+            return Err(Error::Invalid);
+        }
         // Nothing is watched for it yet, so no window can be missed.
-        self.space.shared.told().add(notifier).map(Registration)
+        self.space.shared.add(notifier).map(Registration)
     }
 
     fn unregister(&self, registration: Registration) {
-        // The monitor holds the lock while it calls: when we have it, no callback runs.
-        let gone = self.space.shared.told().notifiers.get_mut(registration.0).and_then(Option::take);
-        // The last reference may free: not under the lock.
-        drop(gone);
+        self.space.shared.remove(registration.0);
     }
 
     fn watch(&self, _registration: &Registration, range: AddrRange) -> Result<(), Error> {

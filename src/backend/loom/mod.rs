@@ -25,6 +25,11 @@ use core::fmt;
 use core::ptr::NonNull;
 use core::time::Duration;
 
+/// A counted reference on this host.
+pub type LoomRef<T> = Ref<T, Loom>;
+/// The work queue of this host.
+pub type LoomQueue = LoomRef<SoftQueue<Loom>>;
+
 /// The model-checking host.
 #[derive(Debug)]
 pub enum Loom {}

@@ -19,6 +19,11 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 use core::time::Duration;
 
+/// A counted reference on this host.
+pub type SimRef<T> = Ref<T, Sim>;
+/// The work queue of this host.
+pub type SimQueue = SimRef<SoftQueue<Sim>>;
+
 /// The host [`Std`](super::std::Std) with its locks, waits and allocations checked.
 #[derive(Debug)]
 pub enum Sim {}
@@ -35,6 +40,14 @@ unsafe impl Platform for Sim {
 
     fn fence() {
         super::std::Std::fence();
+    }
+
+    fn note_lease(object: usize, taken: bool) {
+        super::std::held::note(object, taken);
+    }
+
+    fn holds_lease(object: usize) -> bool {
+        super::std::held::holds(object)
     }
 
     fn alloc(layout: Layout) -> Option<NonNull<u8>> {

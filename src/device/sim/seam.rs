@@ -118,8 +118,11 @@ impl Machine {
 
     /// Forgets all code at seams; returns how many pieces of [`once`](Self::once) never ran.
     pub fn clear_seams(&self) -> usize {
-        lock(&self.seams().always).clear();
-        lock(&self.seams().once).drain(..).count()
+        // Taken out first: what the code holds may arrive at a seam itself when it is dropped.
+        let always = core::mem::take(&mut *lock(&self.seams().always));
+        drop(always);
+        let once = core::mem::take(&mut *lock(&self.seams().once));
+        once.len()
     }
 
     /// How many pieces of [`once`](Self::once) have not run yet.

@@ -46,7 +46,8 @@ impl Uring {
     ///
     /// # Errors
     /// `EINVAL`: the part is not inside the buffer, or longer than 2 GiB. `EAGAIN`: all requests are in flight. `EFAULT`: a forked
-    /// child. `EIO`: the ring is lost.
+    /// child. `EIO`: the ring is lost. `ECANCELED`, as the request's result: an invalidation has begun since the lease was taken
+    /// ([`LeaseOf::is_revoked`]): drop the lease and acquire again.
     pub fn start<R: Borrow<UserPtrRef<Self>>>(
         lease: &LeaseOf<Self, R>,
         direction: Direction,
@@ -79,7 +80,7 @@ impl Uring {
     /// Reads from a file into the buffer and waits for the result: the number of bytes.
     ///
     /// # Errors
-    /// As [`start`](Self::start), and those of the request itself. `ECANCELED`: the buffer was taken away first.
+    /// As [`start`](Self::start), and those of the request itself. `ECANCELED`: as there.
     pub fn read<R: Borrow<UserPtrRef<Self>>>(
         lease: &LeaseOf<Self, R>,
         part: Part,
@@ -113,7 +114,7 @@ impl Op {
     /// Waits for the result: the number of bytes.
     ///
     /// # Errors
-    /// Those of the request. `ECANCELED`: the buffer was taken away before the request reached the kernel.
+    /// Those of the request.
     pub fn wait(self) -> io::Result<usize> {
         loop {
             if let Some(result) = self.wait_for(Duration::MAX) {

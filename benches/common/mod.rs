@@ -1,0 +1,119 @@
+//! The least that a bench needs: memory whose pages are numbers, and a device that is always idle. What is measured on it is the core.
+
+use core::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use userptr::backend::std::{Std, StdNotifier, StdRef, StdWorkers};
+use userptr::device::Prepare;
+use userptr::memory::Pages;
+use userptr::{
+    AddrRange, AddressSpace, Caller, Context, Device, Error, Outcome, Queues, Usage, UserPtr, UserPtrRef,
+    Users,
+};
+
+pub const SHIFT: u32 = 12;
+pub const PAGE: usize = 1 << SHIFT;
+
+/// Memory in which every address is there, and its page is its own number.
+pub struct Memory(usize);
+
+impl Memory {
+    pub fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn fill(range: AddrRange, out: &mut Pages<Self>) {
+        let first = range.start() >> SHIFT;
+        for page in 0..range.pages(SHIFT) {
+            out.push(first + page).unwrap();
+        }
+    }
+}
+
+impl AddressSpace for Memory {
+    type Platform = Std;
+    type Page = usize;
+    type Users<'a> = &'a Memory;
+    type Registration = StdNotifier;
+
+    fn id(&self) -> usize {
+        self.0
+    }
+    fn grab(&self) -> Self {
+        Self(self.0)
+    }
+    fn users(&self) -> Option<&Memory> {
+        Some(self)
+    }
+    fn caller(&self) -> Caller {
+        Caller::Owner
+    }
+    fn page_shift(&self) -> u32 {
+        SHIFT
+    }
+    fn access_ok(&self, _: AddrRange, _: bool) -> bool {
+        true
+    }
+    fn privileged(&self) -> bool {
+        true
+    }
+    fn register(&self, notifier: StdNotifier) -> Result<StdNotifier, Error> {
+        Ok(notifier)
+    }
+    fn unregister(&self, _: StdNotifier) {}
+    fn pin_fast(&self, range: AddrRange, _: bool, out: &mut Pages<Self>) -> Result<(), Error> {
+        Self::fill(range, out);
+        Ok(())
+    }
+    fn unpin(&self, _: &[usize], _: Usage) {}
+    fn frame(&self, page: usize) -> usize {
+        page
+    }
+}
+
+impl Users for &Memory {
+    type Space = Memory;
+    fn pin(&self, range: AddrRange, _: bool, out: &mut Pages<Memory>) -> Result<(), Error> {
+        Memory::fill(range, out);
+        Ok(())
+    }
+}
+
+/// Maps nothing, and is idle.
+pub struct Idle;
+
+impl Device for Idle {
+    type Space = Memory;
+    type Map = ();
+    fn prepare(&self, _: Prepare<'_, Memory>) -> Result<(), Error> {
+        Ok(())
+    }
+    fn wait_idle(&self, (): &(), _: Option<Duration>) -> Outcome {
+        Outcome::Idle
+    }
+    fn unmap(&self, (): ()) {}
+}
+
+/// One device on one address space. The objects go before it.
+pub struct Stage {
+    pub context: StdRef<Context<Idle>>,
+    pub memory: Memory,
+    _workers: [StdWorkers; 2],
+}
+
+impl Stage {
+    pub fn new() -> Self {
+        let workers = ["pins", "frees"].map(|name| StdWorkers::start(name, 1).unwrap());
+        let [pins, frees] = &workers;
+        let queues = Queues { pins: pins.queue().clone(), cancels: None, frees: frees.queue().clone() };
+        let context = Context::try_new(Idle, queues).map_err(|(_, e)| e).unwrap();
+        Self { context, memory: Memory::new(), _workers: workers }
+    }
+
+    /// An object with its pages pinned.
+    pub fn object(&self, address: usize, pages: usize) -> UserPtrRef<Idle> {
+        let object = Context::create(&self.context, &self.memory, address, pages * PAGE, 0).unwrap();
+        drop(UserPtr::try_acquire(&object).unwrap());
+        object
+    }
+}

@@ -1,0 +1,133 @@
+//! The object: a lease on pages that are there, and invalidations. Against the registration cache that one would write first: a
+//! `BTreeMap` from address to region behind a mutex, in which an invalidation looks for overlaps. The peer does less: it has no
+//! windows, waits for nobody, and its regions are disjoint, so that it may stop at the first.
+#![allow(
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::disallowed_types,
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    reason = "a benchmark"
+)]
+
+mod common;
+
+use common::{PAGE, Stage};
+use core::hint::black_box;
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use userptr::{AddrRange, Blockable, Outcome, UserPtr};
+
+const SIZES: [usize; 3] = [1, 1_000, 100_000];
+/// Objects of two pages, two pages apart.
+const STEP: usize = 4 * PAGE;
+const BASE: usize = 1 << 30;
+
+struct Region {
+    last: usize,
+    pages: Vec<usize>,
+}
+
+/// The peer.
+#[derive(Default)]
+struct Cache(Mutex<BTreeMap<usize, Arc<Region>>>);
+
+impl Cache {
+    fn register(&self, address: usize, pages: usize) {
+        let first = address / PAGE;
+        let region = Region { last: address + pages * PAGE - 1, pages: (first..first + pages).collect() };
+        self.0.lock().unwrap().insert(address, Arc::new(region));
+    }
+
+    fn get(&self, address: usize) -> Option<Arc<Region>> {
+        self.0.lock().unwrap().get(&address).cloned()
+    }
+
+    fn invalidate(&self, range: AddrRange) -> usize {
+        let mut map = self.0.lock().unwrap();
+        let mut dropped = Vec::new();
+        while let Some((&start, region)) = map.range(..=range.last()).next_back() {
+            if region.last < range.start() {
+                break;
+            }
+            dropped.extend(map.remove(&start));
+        }
+        drop(map);
+        dropped.len()
+    }
+}
+
+fn acquire_hit(c: &mut Criterion) {
+    let mut group = c.benchmark_group("acquire_hit");
+    let stage = Stage::new();
+    let object = stage.object(BASE, 2);
+    group.bench_function("userptr", |b| b.iter(|| drop(UserPtr::try_acquire(black_box(&object)).unwrap())));
+    let cache = Cache::default();
+    cache.register(BASE, 2);
+    group.bench_function("mutex_btreemap", |b| {
+        b.iter(|| black_box(cache.get(black_box(BASE)).unwrap().pages.len()));
+    });
+    group.finish();
+}
+
+fn invalidate_hit(c: &mut Criterion) {
+    let mut group = c.benchmark_group("invalidate_hit_and_acquire");
+    let stage = Stage::new();
+    let object = stage.object(BASE, 2);
+    let notifier = object.record().existing_notifier().unwrap().clone();
+    let range = object.range();
+    group.bench_function("userptr", |b| {
+        b.iter(|| {
+            assert_eq!(notifier.invalidate_start(range, Blockable::Yes), Ok(Outcome::Idle));
+            notifier.invalidate_end(range);
+            drop(UserPtr::try_acquire(&object).unwrap());
+        });
+    });
+    let cache = Cache::default();
+    cache.register(BASE, 2);
+    group.bench_function("mutex_btreemap", |b| {
+        b.iter(|| {
+            assert_eq!(cache.invalidate(range), 1);
+            cache.register(BASE, 2);
+            drop(cache.get(BASE).unwrap());
+        });
+    });
+    group.finish();
+}
+
+fn invalidate_miss(c: &mut Criterion) {
+    let mut group = c.benchmark_group("invalidate_miss");
+    for n in SIZES {
+        let stage = Stage::new();
+        let objects: Vec<_> = (0..n).map(|i| stage.object(BASE + i * STEP, 2)).collect();
+        let notifier = objects[0].record().existing_notifier().unwrap().clone();
+        let cache = Cache::default();
+        for i in 0..n {
+            cache.register(BASE + i * STEP, 2);
+        }
+        // Apart from all objects: no lock. In the gap after the middle one: the lock and a query; a single object has no gap.
+        let apart = AddrRange::new(BASE - STEP, PAGE).unwrap();
+        let gap = AddrRange::new(BASE + n / 2 * STEP + 2 * PAGE, PAGE).unwrap();
+        for (name, range) in [("apart", apart), ("gap", gap)] {
+            group.bench_function(BenchmarkId::new(format!("userptr_{name}"), n), |b| {
+                b.iter(|| {
+                    let range = black_box(range);
+                    assert_eq!(notifier.invalidate_start(range, Blockable::Yes), Ok(Outcome::Idle));
+                    notifier.invalidate_end(range);
+                });
+            });
+            group.bench_function(BenchmarkId::new(format!("mutex_btreemap_{name}"), n), |b| {
+                b.iter(|| assert_eq!(cache.invalidate(black_box(range)), 0));
+            });
+        }
+        assert_eq!(notifier.stats().attached, n, "nothing was hit");
+        drop((notifier, objects));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, acquire_hit, invalidate_hit, invalidate_miss);
+criterion_main!(benches);

@@ -1,0 +1,432 @@
+//! The guarded lines, and how each is broken.
+
+/// One broken line.
+#[allow(dead_code, reason = "the models read the names only")]
+pub struct Control {
+    /// What is broken.
+    pub name: &'static str,
+    /// Where.
+    pub file: &'static str,
+    /// What stands there, exactly once, and what takes its place.
+    pub edits: &'static [(&'static str, &'static str)],
+    /// The model that has to catch it.
+    pub model: &'static str,
+}
+
+const COUNT: &str = "src/refcount/count.rs";
+const ITEM: &str = "src/work/item.rs";
+const SOFT: &str = "src/work/soft.rs";
+const START: &str = "src/notifier/start.rs";
+const ACQUIRE: &str = "src/notifier/acquire.rs";
+const CANCEL: &str = "src/notifier/cancel.rs";
+const LEASE: &str = "src/notifier/lease.rs";
+const WINDOWS: &str = "src/notifier/windows.rs";
+const SUMMARY: &str = "src/notifier/summary.rs";
+const INSTALL: &str = "src/object/acquire.rs";
+const WORKER: &str = "src/object/worker.rs";
+const RECORD: &str = "src/mm/record.rs";
+
+const ATTACH_MODEL: &str = "s26_s84_start_against_attach_on_empty_index";
+const ACQUIRE_MODEL: &str = "s17_to_s21_invalidate_against_acquire_and_lease";
+const LAST_PUT_MODEL: &str = "s40_s77_last_put_against_invalidate";
+
+pub const CONTROLS: &[Control] = &[
+    Control {
+        name: "put_without_release",
+        file: COUNT,
+        edits: &[("self.count.fetch_sub(1, Rmw::Release)", "self.count.fetch_sub(1, Rmw::Relaxed)")],
+        model: "r1_two_drops_order_the_release",
+    },
+    Control {
+        name: "upgrade_of_zero",
+        file: COUNT,
+        edits: &[("            if old == 0 {\n                return false;\n            }\n", "")],
+        model: "s38_get_unless_zero_against_last_put",
+    },
+    Control {
+        name: "decrement_then_lock",
+        file: COUNT,
+        edits: &[(
+            "let guard = unsafe { lock.hold() };\n        if self.put() { Some(guard) } else { None }",
+            "let last = self.put();\n        let guard = unsafe { lock.hold() };\n        if last { Some(guard) } else { None }",
+        )],
+        model: "s46_put_and_lock_against_lookup",
+    },
+    Control {
+        name: "pending_cleared_late",
+        file: SOFT,
+        edits: &[
+            (
+                "                (*item).pending.swap(0, Rmw::AcqRel);\n                (*item).run",
+                "                (*item).run",
+            ),
+            (
+                "unsafe { run(mark.item) };",
+                "unsafe { run(mark.item); (*mark.item).pending.swap(0, Rmw::AcqRel); }",
+            ),
+        ],
+        model: "s34_queued_while_running_runs_again",
+    },
+    Control {
+        name: "refused_enqueue_leaks",
+        file: ITEM,
+        edits: &[(
+            "Err(unsafe { Ref::from_raw(value) })",
+            "Err({ let r = unsafe { Ref::<T, P>::from_raw(value) }; core::mem::forget(r.clone()); r })",
+        )],
+        model: "s34_queued_while_running_runs_again",
+    },
+    Control {
+        name: "no_flush",
+        file: SOFT,
+        edits: &[("self.wait(|s| !s.has_until(target));", "let _ = target;")],
+        model: "s51_flush_with_one_worker",
+    },
+    Control {
+        name: "flush_waits_for_the_queue_only",
+        file: SOFT,
+        edits: &[(
+            "            let mut at = self.running;\n            while let Some(mark) = at.as_ref() {\n                if mark.turn",
+            "            let mut at: *const Mark<P> = ptr::null();\n            while let Some(mark) = at.as_ref() {\n                if mark.turn",
+        )],
+        model: "s51_flush_with_one_worker",
+    },
+    Control {
+        name: "item_on_two_workers",
+        file: SOFT,
+        edits: &[("if self.run_of(at).is_none() {", "if true {")],
+        model: "q3_never_on_two_workers_at_once",
+    },
+    Control {
+        name: "plain_get_of_a_weak_edge",
+        file: START,
+        edits: &[(
+            "|edge| edge.as_ref().count().get_unless_zero()",
+            "|edge| { edge.as_ref().count().get(); true }",
+        )],
+        model: LAST_PUT_MODEL,
+    },
+    Control {
+        name: "early_return_on_empty_index",
+        file: START,
+        edits: &[(
+            "if recorded && !self.summary.may_overlap(range) {\n",
+            "if recorded && !self.summary.may_overlap(range) {\n            self.windows.close(range);\n",
+        )],
+        model: ATTACH_MODEL,
+    },
+    Control {
+        name: "start_without_a_window",
+        file: START,
+        edits: &[("let recorded = self.windows.open(range);", "let recorded = true;")],
+        model: ACQUIRE_MODEL,
+    },
+    Control {
+        name: "start_without_its_fence",
+        file: START,
+        edits: &[("P::fence();\n        if recorded", "if recorded")],
+        model: ATTACH_MODEL,
+    },
+    Control {
+        name: "attach_without_its_fence",
+        file: ACQUIRE,
+        edits: &[("P::fence();\n            if home", "if home")],
+        model: ATTACH_MODEL,
+    },
+    Control {
+        name: "attach_without_a_look_at_windows",
+        file: ACQUIRE,
+        edits: &[(
+            "if home.windows.overlaps(range) {\n                // SAFETY",
+            "if false {\n                // SAFETY",
+        )],
+        model: ATTACH_MODEL,
+    },
+    Control {
+        name: "commit_without_recheck",
+        file: ACQUIRE,
+        edits: &[(
+            "if attachment.state() != State::Acquiring || attachment.ticket() != ticket.0 {",
+            "if false {",
+        )],
+        model: ATTACH_MODEL,
+    },
+    Control {
+        name: "attached_without_a_ticket",
+        file: ACQUIRE,
+        edits: &[(
+            "if attachment.state() != State::Acquiring || attachment.ticket() != ticket.0 {",
+            "if attachment.state() != State::Acquiring {",
+        )],
+        model: "s82_old_ticket_against_new_attach",
+    },
+    Control {
+        name: "start_skips_a_dying_object",
+        file: START,
+        edits: &[(
+            "State::Ready | State::Revoking => busy = true,",
+            "State::Ready if unsafe { attachment.edge() }.is_some_and(|e| unsafe { e.as_ref() }.count().count() == 0) => {}\n\
+             State::Ready | State::Revoking => busy = true,",
+        )],
+        model: LAST_PUT_MODEL,
+    },
+    Control {
+        name: "unlink_before_unpin",
+        file: CANCEL,
+        edits: &[
+            (
+                "    let outcome = sub.cancel(sub.deadline());\n",
+                "    home.with(|core| unsafe { core.take_out(attachment, &home.summary) });\n    let outcome = sub.cancel(sub.deadline());\n",
+            ),
+            (
+                "            debug_assert!(attachment.state() == State::Revoking);\n            if outcome",
+                "            if outcome",
+            ),
+            (
+                "                core.take_out(attachment, &home.summary);\n            } else",
+                "            } else",
+            ),
+        ],
+        model: LAST_PUT_MODEL,
+    },
+    Control {
+        name: "wait_before_own_cancels",
+        file: START,
+        edits: &[(
+            "self.run();\n        let outcome = self.wait();",
+            "let outcome = self.wait();\n        self.run();",
+        )],
+        model: "s80_partly_overlapping_windows",
+    },
+    Control {
+        name: "start_waits_for_its_own_cancels_only",
+        file: START,
+        edits: &[("if self.wait {", "if false {")],
+        model: "s20_two_invalidations_of_one_object",
+    },
+    Control {
+        name: "refused_start_leaves_its_window",
+        file: START,
+        edits: &[("                self.windows.close(range);\n                self.wake();\n", "")],
+        model: "s54_non_blockable_against_acquire",
+    },
+    Control {
+        name: "exit_without_dead",
+        file: START,
+        edits: &[("core.dead = true;", "")],
+        model: "s48_exit_against_acquire",
+    },
+    Control {
+        name: "lease_of_a_closed_word",
+        file: LEASE,
+        edits: &[("if old & CLOSED != 0 || old & COUNT == 0", "if old & COUNT == 0")],
+        model: "s79_lease_refused_once_revoked",
+    },
+    Control {
+        name: "quarantine_in_two_steps",
+        file: CANCEL,
+        edits: &[
+            (
+                "        self.with(|core| {\n            // One section for the mark",
+                "        let marked = attachment.leases.quarantine();\n        self.with(|core| {\n            // One section for the mark",
+            ),
+            (
+                "            let marked = attachment.leases.quarantine();\n            if marked",
+                "            if marked",
+            ),
+        ],
+        model: "s83_lease_past_the_deadline",
+    },
+    Control {
+        name: "failed_close_without_acquire",
+        file: WINDOWS,
+        edits: &[("Rmw::Release, Load::Acquire)", "Rmw::Release, Load::Relaxed)")],
+        model: "s22_equal_windows_end_at_once",
+    },
+    Control {
+        name: "summary_without_release",
+        file: SUMMARY,
+        edits: &[(
+            "self.hull.start.store(start, Store::Release);",
+            "self.hull.start.store(start, Store::Relaxed);",
+        )],
+        model: "s78_evict_against_start",
+    },
+    Control {
+        name: "any_end_closes_a_slot",
+        file: WINDOWS,
+        edits: &[(
+            "if word & STATE != OPEN || slot.range() != (range.start(), range.last()) {",
+            "if word & STATE != OPEN {",
+        )],
+        model: "s81_stray_end",
+    },
+    Control {
+        name: "any_end_closes_a_spilled_window",
+        file: WINDOWS,
+        edits: &[("if !self.hull.is_some_and(|h| h.contains(range)) {", "if self.hull.is_none() {")],
+        model: "s81_stray_end",
+    },
+    Control {
+        name: "quarantined_counts_as_released",
+        file: START,
+        edits: &[(
+            "State::Quarantined => outcome = outcome.max(unsafe { attachment.outcome() }),",
+            "State::Quarantined => {}",
+        )],
+        model: "s83_retry_against_start",
+    },
+    Control {
+        name: "pending_never_cleared",
+        file: SOFT,
+        edits: &[(
+            "                (*item).pending.swap(0, Rmw::AcqRel);\n                (*item).run",
+            "                (*item).run",
+        )],
+        model: "s35_reacquired_while_cancel_runs",
+    },
+    Control {
+        name: "pending_never_cleared_36",
+        file: SOFT,
+        edits: &[(
+            "                (*item).pending.swap(0, Rmw::AcqRel);\n                (*item).run",
+            "                (*item).run",
+        )],
+        model: "s36_attached_and_cancel_pending",
+    },
+    Control {
+        name: "cancel_keeps_its_reference",
+        file: CANCEL,
+        edits: &[("    drop(sub);\n}", "    core::mem::forget(sub);\n}")],
+        model: "s39_last_put_in_queued_cancel",
+    },
+    Control {
+        name: "refused_cancel_is_lost",
+        file: CANCEL,
+        edits: &[(
+            "        return run(unsafe { Ref::adopt(inner) });",
+            "        return drop(unsafe { Ref::adopt(inner) });",
+        )],
+        model: "s51_shut_down_against_start",
+    },
+    Control {
+        name: "superseded_pins_are_kept",
+        file: INSTALL,
+        edits: &[(
+            "                    device.unmap(map);\n                    this.unpin_unused(&pages);",
+            "                    device.unmap(map);",
+        )],
+        model: "s29_cancel_while_a_worker_pins",
+    },
+    Control {
+        name: "superseded_worker_commits",
+        file: ACQUIRE,
+        edits: &[(
+            "if attachment.state() != State::Acquiring || attachment.ticket() != ticket.0 {",
+            "if attachment.state() != State::Acquiring {",
+        )],
+        model: "s28_superseded_worker",
+    },
+    Control {
+        name: "attached_without_a_worker",
+        file: WORKER,
+        edits: &[(
+            "        Notifier::abandon(this, ticket, false);\n        return Error::Again;",
+            "        return Error::Again;",
+        )],
+        model: "s33_worker_limit",
+    },
+    Control {
+        name: "worker_place_is_kept",
+        file: WORKER,
+        edits: &[("        this.context.give_worker();\n        // The users", "        // The users")],
+        model: "s50_last_reference_in_worker",
+    },
+    Control {
+        name: "worker_after_exit",
+        file: START,
+        edits: &[("core.dead = true;", "")],
+        model: "s49_exit_against_worker",
+    },
+    Control {
+        name: "window_unknown_to_a_registration",
+        file: START,
+        edits: &[(
+            "        if !self.windows.open(range) {\n            self.with(|core| core.spill.open(range));\n        }",
+            "",
+        )],
+        model: "s81_register_during_window",
+    },
+    Control {
+        name: "export_keeps_pages",
+        file: ACQUIRE,
+        edits: &[(
+            "State::Ready | State::Revoking | State::Quarantined => return false,",
+            "State::Ready | State::Revoking | State::Quarantined => {}",
+        )],
+        model: "s43_export_against_acquire",
+    },
+    Control {
+        name: "second_export_under_the_old_lock",
+        file: ACQUIRE,
+        edits: &[("if !core::ptr::eq(from, sub.home()) {", "if false {")],
+        model: "s42_two_exports",
+    },
+    Control {
+        name: "record_stays_registered",
+        file: RECORD,
+        edits: &[("self.space.unregister(bound.registration);", "drop(bound.registration);")],
+        model: "s47_unregister_against_callback",
+    },
+    Control {
+        name: "loser_stays_registered",
+        file: RECORD,
+        edits: &[("self.space.unregister(lost.registration);", "drop(lost.registration);")],
+        model: "rule12_notifier_published_once",
+    },
+    Control {
+        name: "published_without_release",
+        file: RECORD,
+        edits: &[("self.published.store(1, Store::Release);", "self.published.store(1, Store::Relaxed);")],
+        model: "rule12_notifier_published_once",
+    },
+    Control {
+        name: "published_twice",
+        file: RECORD,
+        edits: &[("if self.published.load(Load::Relaxed) != 0 {", "if false {")],
+        model: "rule12_notifier_published_once",
+    },
+    Control {
+        name: "dying_record_stays_linked",
+        file: RECORD,
+        edits: &[("guard.with(|buckets| buckets.unlink(&last));", "let _ = &mut guard;")],
+        model: "s46_find_against_last_put",
+    },
+    Control {
+        name: "cancel_keeps_its_reference_86",
+        file: CANCEL,
+        edits: &[("    drop(sub);\n}", "    core::mem::forget(sub);\n}")],
+        model: "s86_last_record_in_queued_cancel",
+    },
+    Control {
+        name: "acquire_without_windows",
+        file: ACQUIRE,
+        edits: &[("            if home.windows.overlaps(range) {", "            if false {")],
+        model: "s17_acquire_against_invalidate",
+    },
+    Control {
+        name: "spilled_window_is_overlooked",
+        file: ACQUIRE,
+        edits: &[("            if core.spill.overlaps(range) {", "            if false {")],
+        model: "s22_evict_with_two_windows",
+    },
+    Control {
+        name: "start_waits_for_ready_only",
+        file: START,
+        edits: &[(
+            "State::Ready | State::Revoking => busy = true,",
+            "State::Ready => busy = true,\n                        State::Revoking => {}",
+        )],
+        model: "s20_start_over_two_owners",
+    },
+];

@@ -1,0 +1,89 @@
+//! Promises of layout, `Send` and `Sync` that users and `unsafe` code rely on, pinned at compile time on the standard host.
+
+use crate::backend::std::{Std, StdCell, StdUsize};
+use crate::interval::{IntervalIndex, Node, Tree};
+use crate::memory::AddressSpace;
+use crate::notifier::{Attachment, Hold, Notifier, Outcome, Stopping, Subscriber, Ticket};
+use crate::platform::{MutexGuard, RawWork};
+use crate::refcount::{Last, Object, Ref, Refcount};
+use crate::work::{HasWork, SoftQueue, SoftWork, Work};
+use crate::{AddrRange, Buffer, Error, Flags, Segment, SgTable};
+use static_assertions::{
+    assert_eq_align, assert_eq_size, assert_impl_all, assert_not_impl_any, assert_obj_safe,
+};
+
+struct Job(Work<Job, Std, 3>);
+// SAFETY: never made; the item is settled as the trait asks.
+unsafe impl Object<Std> for Job {
+    unsafe fn settle(&self) {
+        // SAFETY: the caller's promise, handed on.
+        unsafe { self.0.settle() }
+    }
+}
+// SAFETY: the field lies at its own offset, and is settled above.
+unsafe impl HasWork<Std, 3> for Job {
+    const OFFSET: usize = core::mem::offset_of!(Self, 0);
+    fn run(_: Ref<Self, Std>) {}
+}
+
+type Queue = SoftQueue<Std>;
+type Guard = MutexGuard<'static, crate::backend::std::StdLock, Std, ()>;
+
+// A reference is one pointer, and "none" costs nothing: it goes through C as a pointer.
+assert_eq_size!(Ref<Queue, Std>, Option<Ref<Queue, Std>>, *const ());
+assert_eq_size!(Refcount<Std>, usize);
+// `Work` is the raw item: `raw_of` casts one to the other.
+assert_eq_size!(Work<Job, Std, 3>, SoftWork<Std>);
+assert_eq_align!(Work<Job, Std, 3>, SoftWork<Std>);
+// The standard host adds nothing to what it wraps.
+assert_eq_size!(StdCell<[u64; 3]>, [u64; 3]);
+assert_eq_size!(StdUsize, usize);
+// Two words for a range, nine for a node of the index.
+assert_eq_size!(AddrRange, [usize; 2]);
+assert_eq_size!(Node<Std>, [usize; 9]);
+assert_eq_size!(Flags, u32);
+assert_eq_size!(Error, Option<Error>, Outcome, u8);
+assert_eq_size!(Segment, [usize; 3]);
+
+// Everything that is shared by references can be.
+assert_impl_all!(Ref<Queue, Std>: Send, Sync, Unpin, Clone);
+assert_impl_all!(Ref<Notifier<Std>, Std>: Send, Sync);
+assert_impl_all!(Ref<dyn Subscriber<Std>, Std>: Send, Sync);
+assert_impl_all!(Last<Queue, Std>: Send);
+assert_impl_all!(Notifier<Std>: Send, Sync);
+assert_impl_all!(Attachment<Std>: Send, Sync);
+assert_impl_all!(SoftWork<Std>: Send, Sync, RawWork);
+assert_impl_all!(SgTable<Std>: Send, Sync);
+assert_impl_all!(Buffer<usize, Std>: Send, Sync);
+assert_impl_all!(Ticket: Send, Sync, Copy);
+assert_impl_all!(Error: Send, Sync, core::error::Error);
+assert_obj_safe!(Subscriber<Std>);
+
+// A lock is given back by the thread that took it.
+assert_not_impl_any!(Guard: Send);
+// One thread queries a tree at a time: the lock around it hands it on.
+assert_impl_all!(Tree<Std>: Send, IntervalIndex<Std>);
+assert_not_impl_any!(Tree<Std>: Sync);
+// A start that has begun is finished once.
+assert_impl_all!(Stopping<'static, Std>: Send);
+assert_not_impl_any!(Stopping<'static, Std>: Sync, Clone);
+// Each reference owns one count.
+assert_not_impl_any!(Ref<Queue, Std>: Copy);
+
+/// The owned lease of a device on any address space may be dropped by another thread than took it: by the one that completes the
+/// work. A borrowed one is shared with other threads, and stays in its own: see [`Local`](crate::object::Local).
+#[expect(dead_code, reason = "compiled, not called")]
+fn leases_travel<D: crate::Device>()
+where
+    D::Space: AddressSpace<Platform = Std>,
+{
+    fn travels<T: Send + Sync>() {}
+    travels::<crate::OwnedLease<D>>();
+    fn shared<T: Sync>() {}
+    shared::<crate::Lease<'static, D>>();
+    travels::<Hold<crate::UserPtr<D>, Std, crate::UserPtrRef<D>>>();
+    travels::<crate::UserPtrRef<D>>();
+    travels::<Ref<crate::Context<D>, Std>>();
+    travels::<Ref<crate::Client<D>, Std>>();
+    travels::<crate::MmRef<D::Space>>();
+}

@@ -1,0 +1,65 @@
+//! An address space, a ring and the threads behind them.
+
+use std::time::{Duration, Instant};
+use userptr::backend::linux::{Linux, Options};
+use userptr::backend::std::{Std, Workers};
+use userptr::device::uring::{Setup, Uring};
+use userptr::{Context, Lease, Queues, Ref, UserPtr, UserPtrRef};
+
+pub(crate) struct Stack {
+    // Dropped in this order.
+    pub(crate) context: Ref<Context<Uring>, Std>,
+    pub(crate) space: Linux,
+    _workers: [Workers<Std>; 3],
+}
+
+impl Stack {
+    pub(crate) fn new(options: Options) -> Self {
+        Self::over(Linux::with(options).unwrap())
+    }
+
+    pub(crate) fn over(space: Linux) -> Self {
+        Self::build(space, true)
+    }
+
+    /// Without a queue for the cancels.
+    pub(crate) fn without_queue() -> Self {
+        Self::build(Linux::open().unwrap(), false)
+    }
+
+    fn build(space: Linux, queued: bool) -> Self {
+        let workers =
+            [("pins", 1), ("cancels", 2), ("frees", 1)].map(|(name, n)| Workers::start(name, n).unwrap());
+        let [pins, cancels, frees] = workers.each_ref().map(|workers: &Workers<Std>| workers.queue().clone());
+        let queues = Queues { pins, cancels: queued.then_some(cancels), frees };
+        let context = Context::try_new(Uring::open(Setup::default()).unwrap(), queues).unwrap();
+        Self { context, space, _workers: workers }
+    }
+
+    pub(crate) fn object(&self, address: usize, bytes: usize) -> UserPtrRef<Uring> {
+        Context::create(&self.context, &self.space, address, bytes, 0).unwrap()
+    }
+}
+
+/// A lease, however long windows stay open.
+pub(crate) fn lease(object: &UserPtrRef<Uring>) -> Lease<'_, Uring> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match UserPtr::acquire(object) {
+            Ok(lease) => return lease,
+            Err(error) => assert!(
+                matches!(error, userptr::Error::Again | userptr::Error::Busy) && Instant::now() < deadline,
+                "{error} for {object:?}"
+            ),
+        }
+    }
+}
+
+/// Waits for something that has to come.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::yield_now();
+    }
+}

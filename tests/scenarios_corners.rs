@@ -1,0 +1,476 @@
+//! Scenarios 77 to 86: the corners of the protocol. Scenario 85 stands with the locks.
+#![cfg(feature = "sim")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "a test: it runs on the standard library, and stops where something is wrong"
+)]
+
+mod common;
+
+use common::{Host, Setup, World, range, until};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::thread;
+use userptr::device::sim::{Op, PAGE, Seam};
+use userptr::notifier::State;
+use userptr::{Blockable, Error, Notifier, Outcome, UserPtr};
+
+/// The release is held up in `seam` while a start arrives. The start must not return before the release has unpinned.
+fn s77_a_start_waits_for_a_release_that_has_pages<P: Host>() {
+    for seam in [Seam::Stop, Seam::WaitIdle, Seam::Unmap, Seam::Unpin] {
+        let w = World::<P>::new();
+        let _in = w.enter();
+        let (a, object) = w.pinned(1);
+        let n = w.notifier(&object);
+        let (to_release, releasing) = channel();
+        let (to_go_on, go_on) = channel::<()>();
+        w.machine.once(seam, move |_| {
+            to_release.send(()).unwrap();
+            let _ = go_on.recv();
+        });
+        let (machine, unpinned) = (w.machine.clone(), std::sync::Arc::new(AtomicUsize::new(9)));
+        let seen = unpinned.clone();
+        w.machine.once(Seam::Started, move |_| seen.store(machine.pins(), Ordering::SeqCst));
+        thread::scope(|s| {
+            s.spawn(move || drop(object));
+            releasing.recv().unwrap();
+            s.spawn(|| w.process.munmap(a, PAGE));
+            // The start has recorded its window: it is in there, and has not come back.
+            until(|| n.stats().windows == 1);
+            assert_eq!((n.stats().attached, unpinned.load(Ordering::SeqCst)), (1, 9));
+            drop(to_go_on);
+        });
+        assert_eq!(unpinned.load(Ordering::SeqCst), 0, "{seam:?}");
+        assert_eq!(w.count(Seam::Unpin), 1);
+        drop(n);
+        w.finish();
+    }
+}
+
+/// As scenario 77, by an eviction; and the other way round, an eviction waits for a cancel that is a start's.
+fn s78_put_pages_against_a_start<P: Host>() {
+    for seam in [Seam::Stop, Seam::WaitIdle, Seam::Unmap, Seam::Unpin] {
+        for evict_first in [true, false] {
+            let w = World::<P>::new();
+            let _in = w.enter();
+            let (a, object) = w.pinned(1);
+            let n = w.notifier(&object);
+            let (to_cancel, cancelling) = channel();
+            let (to_go_on, go_on) = channel::<()>();
+            w.machine.once(seam, move |_| {
+                to_cancel.send(()).unwrap();
+                let _ = go_on.recv();
+            });
+            let after = AtomicUsize::new(0);
+            let evict = || {
+                UserPtr::put_pages(&object).unwrap();
+                assert_eq!(w.machine.pins(), 0, "evicted");
+                after.fetch_add(1, Ordering::SeqCst);
+            };
+            let start = || {
+                assert_eq!(n.invalidate_start(range(a, PAGE), Blockable::Yes), Ok(Outcome::Idle));
+                assert_eq!((w.machine.pins(), n.stats().attached), (0, 0), "started");
+                after.fetch_add(1, Ordering::SeqCst);
+                n.invalidate_end(range(a, PAGE));
+            };
+            thread::scope(|s| {
+                if evict_first {
+                    s.spawn(evict);
+                    cancelling.recv().unwrap();
+                    s.spawn(start);
+                    until(|| n.stats().windows == 1);
+                } else {
+                    s.spawn(start);
+                    cancelling.recv().unwrap();
+                    s.spawn(evict);
+                }
+                assert_eq!((n.stats().attached, after.load(Ordering::SeqCst)), (1, 0));
+                drop(to_go_on);
+            });
+            assert_eq!((w.count(Seam::Unmap), w.count(Seam::Unpin)), (1, 1), "{seam:?}");
+            drop((n, object));
+            w.finish();
+        }
+    }
+}
+
+const ROUNDS: usize = if cfg!(miri) { 10 } else { 300 };
+
+fn s79_alternating_leases_do_not_starve_a_cancel<P: Host>() {
+    let w = World::<P>::with(Setup::default().threads(1));
+    let _in = w.enter();
+    let (a, object) = w.pinned(1);
+    let stop = AtomicBool::new(false);
+    let (turn, got) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    thread::scope(|s| {
+        for _ in 0..2 {
+            s.spawn(|| {
+                let _in = w.enter();
+                let mut held = None;
+                while !stop.load(Ordering::Relaxed) {
+                    // The next lease is taken before the last is dropped, so one holder alone never lets the count reach zero, if
+                    // only a new lease can still be had.
+                    let next = UserPtr::try_acquire(&object).ok();
+                    got.fetch_add(usize::from(next.is_some()), Ordering::Relaxed);
+                    drop(core::mem::replace(&mut held, next));
+                    turn.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for _ in 0..ROUNDS {
+            w.process.dontneed(a, PAGE);
+            w.process.store(a, 1).unwrap();
+            let before = got.load(Ordering::Relaxed);
+            until(|| got.load(Ordering::Relaxed) > before + 2);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    drop(object);
+    w.finish();
+}
+
+/// Two windows, begun before either finishes; each owns the cancel of one object that both overlap.
+fn s80_two_windows_that_wait_for_each_others_cancels<P: Host>() {
+    for queued in [false, true] {
+        let mut setup = Setup::default().threads(1);
+        setup.queued = queued;
+        let w = World::<P>::with(setup);
+        let _in = w.enter();
+        let a = w.memory(6);
+        // The first window owns `left`. `right` is Ready while the first window is open only because they do not overlap; the
+        // wide object is owned by whoever comes first.
+        let (left, wide, right) = (w.create(a, 2), w.create(a + PAGE, 4), w.create(a + 4 * PAGE, 2));
+        let n = w.notifier(&left);
+        let windows = [range(a, 3 * PAGE), range(a + 2 * PAGE, 4 * PAGE)];
+        for first in [0, 1] {
+            for object in [&left, &wide, &right] {
+                drop(w.lease(object));
+            }
+            let one = n.begin(windows[first], Blockable::Yes).unwrap();
+            let two = n.begin(windows[1 - first], Blockable::Yes).unwrap();
+            thread::scope(|s| {
+                // The second finishes first, and has to wait for the first's cancel of the wide object.
+                let second = s.spawn(|| two.finish());
+                until(|| UserPtr::state(if first == 0 { &right } else { &left }) == State::Idle);
+                assert_eq!(UserPtr::state(&wide), State::Revoking);
+                assert!(!second.is_finished());
+                assert_eq!(one.finish(), Outcome::Idle);
+                assert_eq!(second.join().unwrap(), Outcome::Idle);
+            });
+            assert_eq!((w.machine.pins(), n.stats().attached), (0, 0));
+            for window in windows {
+                n.invalidate_end(window);
+            }
+        }
+        drop((n, left, wide, right));
+        w.finish();
+    }
+    // By threads, over two devices, in both orders of everything.
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let second = w.another_device(Setup::default());
+    let a = w.memory(4);
+    let objects = [w.create(a, 3), w.create(a + PAGE, 3)];
+    let others = [second.create(a, 3), second.create(a + PAGE, 3)];
+    for _ in 0..ROUNDS {
+        w.process.touch(a, 4 * PAGE, 1).unwrap();
+        for (mine, theirs) in objects.iter().zip(&others) {
+            drop((w.lease(mine), second.lease(theirs)));
+        }
+        thread::scope(|s| {
+            s.spawn(|| w.process.reclaim(a, 3 * PAGE, true).unwrap());
+            s.spawn(|| w.process.reclaim(a + PAGE, 3 * PAGE, true).unwrap());
+        });
+        assert_eq!(w.machine.pins(), 0);
+    }
+    drop((objects, others));
+    second.end();
+    w.finish();
+}
+
+fn s81_a_registration_while_a_window_is_open<P: Host>() {
+    for op in [Op::Reclaim, Op::Dontneed] {
+        let w = World::<P>::with(Setup::default().threads(1));
+        let _in = w.enter();
+        let a = w.memory(1);
+        let (to_thread, thread) = channel();
+        let (to_register, registering) = channel();
+        let (users, ctx, machine) = (w.record().users().unwrap(), w.ctx.clone(), w.machine.clone());
+        w.machine.once(Seam::Register, move |_| to_register.send(()).unwrap());
+        w.machine.once(Seam::Started, move |_| {
+            let creator = thread::spawn(move || {
+                let _in = machine.enter(&users);
+                let space = userptr::device::sim::Space::<P>::of(&users);
+                let object = userptr::Context::create(&ctx, &space, a, PAGE, 0).unwrap();
+                // The old page may still be there. It must not be installed.
+                let first = UserPtr::acquire(&object).map(|lease| {
+                    lease.with(|m| ctx.device().engine().read(m.map, 0));
+                });
+                assert_eq!(first, Ok(()));
+                object
+            });
+            registering.recv().unwrap();
+            to_thread.send(creator).unwrap();
+        });
+        match op {
+            Op::Reclaim => w.process.reclaim(a, PAGE, true).unwrap(),
+            _ => w.process.dontneed(a, PAGE),
+        }
+        let object = thread.recv().unwrap().join().unwrap();
+        assert_eq!(w.stats(&object).windows, 0);
+        drop(object);
+        w.finish();
+    }
+    // An end without a start: before anything, with a window elsewhere, and with the same window twice.
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let (a, object) = w.pinned(2);
+    let n = w.notifier(&object);
+    let (here, there) = (range(a, PAGE), range(a + 16 * PAGE, PAGE));
+    for _ in 0..3 {
+        n.invalidate_end(here);
+        assert_eq!((n.stats().windows, UserPtr::state(&object)), (0, State::Ready));
+    }
+    assert_eq!(n.invalidate_start(there, Blockable::Yes), Ok(Outcome::Idle));
+    n.invalidate_end(here);
+    n.invalidate_end(range(a, 64 * PAGE));
+    assert_eq!(n.stats().windows, 1, "it is not ours to close");
+    n.invalidate_end(there);
+    assert_eq!(n.invalidate_start(here, Blockable::Yes), Ok(Outcome::Idle));
+    n.invalidate_end(range(a, 2 * PAGE));
+    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again, "still open");
+    n.invalidate_end(here);
+    n.invalidate_end(here);
+    drop(w.lease(&object));
+    assert_eq!(n.stats().windows, 0);
+    drop((n, object));
+    w.finish();
+}
+
+fn s82_an_old_ticket_does_not_commit<P: Host>() {
+    // At the notifier, and then by a worker that is overtaken by an attach of its own object.
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let (a, object) = w.object(1);
+    let n = w.notifier(&object);
+    let old = Notifier::attach(&object).unwrap();
+    n.invalidate_start(range(a, PAGE), Blockable::Yes).unwrap().into_result().unwrap();
+    n.invalidate_end(range(a, PAGE));
+    let new = Notifier::attach(&object).unwrap();
+    assert_ne!(old, new);
+    assert!(Notifier::commit(&object, old, false, || panic!("installed")).is_err());
+    assert!(!Notifier::abandon(&object, old, true), "it gives up nobody else's");
+    assert_eq!((UserPtr::state(&object), Notifier::current_ticket(&object)), (State::Acquiring, Some(new)));
+    assert!(Notifier::abandon(&object, new, false));
+    drop((n, object));
+
+    for seam in [Seam::Pinned, Seam::Prepared] {
+        let b = w.process.mmap(PAGE);
+        let object = w.create(b, 1);
+        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+        let (users, late) = (w.record().users().unwrap(), object.clone());
+        let newer = move |_: &_| {
+            users.dontneed(b, PAGE);
+            // By nobody: a second ticket, with the worker's item queued again.
+            assert_eq!(UserPtr::try_acquire(&late).unwrap_err(), Error::Again);
+            assert_eq!(UserPtr::state(&late), State::Acquiring);
+        };
+        match seam {
+            Seam::Pinned => w.machine.once_in(Op::SlowPin, seam, newer),
+            _ => w.machine.once(seam, newer),
+        }
+        {
+            let _in = w.machine.enter_nobody();
+            assert!(w.pins.run_one());
+        }
+        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Acquiring, 0), "{seam:?}");
+        w.work();
+        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Ready, 1), "{seam:?}");
+        drop(object);
+    }
+    w.finish();
+}
+
+fn s83_a_lease_beyond_the_deadline<P: Host>() {
+    for queued in [false, true] {
+        let mut setup = Setup::deadline(1).threads(1);
+        setup.queued = queued;
+        let w = World::<P>::with(setup);
+        let _in = w.enter();
+        let (a, object) = w.object(2);
+        let n = w.notifier(&object);
+        let (one, two) = (w.lease(&object), w.lease(&object));
+        let page = w.record().page_at(a).unwrap();
+        w.process.munmap(a, PAGE);
+        assert_eq!(w.machine.take_outcomes(), [Outcome::TimedOut]);
+        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Quarantined, 2));
+        assert!(!w.machine.page(page).freed, "the device may still use it");
+        assert_eq!((n.stats().quarantined, n.stats().quarantined_ever), (1, 1));
+        // It refuses acquires, and each start says so again without waiting for the deadline twice.
+        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+        assert_eq!(UserPtr::put_pages(&object), Err(Error::TimedOut));
+        w.process.dontneed(a + PAGE, PAGE);
+        assert_eq!(w.machine.take_outcomes(), [Outcome::TimedOut]);
+        assert_eq!(n.retry_quarantined(), Outcome::TimedOut, "left to the leases");
+        drop(one);
+        assert_eq!(UserPtr::state(&object), State::Quarantined);
+        drop(two);
+        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Idle, 0));
+        assert!(w.machine.page(page).freed);
+        assert_eq!((n.stats().quarantined, n.stats().quarantined_ever), (0, 1));
+        w.process.mmap_fixed(a, 2 * PAGE, userptr::device::sim::Prot::RW);
+        drop(w.lease(&object));
+
+        // The object's last reference goes while it is quarantined: the lease holder's is the last.
+        let lease = UserPtr::acquire_owned(&object).unwrap();
+        w.process.munmap(a, 2 * PAGE);
+        assert_eq!(w.machine.take_outcomes(), [Outcome::TimedOut]);
+        drop(object);
+        assert_eq!(n.stats().quarantined, 1);
+        drop(lease);
+        assert_eq!((n.stats().attached, w.machine.pins()), (0, 0));
+        drop(n);
+        w.finish();
+    }
+}
+
+fn s83_a_device_beyond_the_deadline_or_lost<P: Host>() {
+    for lost in [false, true] {
+        let w = World::<P>::with(Setup::deadline(1));
+        let _in = w.enter();
+        let (a, object) = w.object(1);
+        let n = w.notifier(&object);
+        let outcome = if lost { Outcome::DeviceLost } else { Outcome::TimedOut };
+        let quarantine = |job_of: &common::Object<P>| {
+            let job = (!lost).then(|| w.job(&w.lease(job_of)));
+            if lost {
+                w.machine.inject().idle(Outcome::DeviceLost);
+            }
+            job
+        };
+        drop(w.lease(&object));
+        let job = quarantine(&object);
+        w.process.dontneed(a, PAGE);
+        assert_eq!(w.machine.take_outcomes(), [outcome]);
+        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Quarantined, 1));
+        assert_eq!(w.count(Seam::Unmap), 0, "nothing was taken from the device");
+        // A retry in vain, then a retry that works.
+        if lost {
+            w.machine.inject().idle(Outcome::DeviceLost);
+        }
+        assert_eq!(n.retry_quarantined(), outcome);
+        assert_eq!(w.machine.pins(), 1);
+        drop(job);
+        assert_eq!(n.retry_quarantined(), Outcome::Idle);
+        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Idle, 0));
+        drop(w.lease(&object));
+
+        // The release of the object meets the deadline: it lives on in quarantine, and a retry ends it.
+        let job = quarantine(&object);
+        drop(object);
+        assert_eq!((n.stats().quarantined, w.machine.pins()), (1, 1));
+        w.process.dontneed(a, PAGE);
+        assert_eq!(w.machine.take_outcomes(), [outcome]);
+        drop(job);
+        assert_eq!(n.retry_quarantined(), Outcome::Idle);
+        assert_eq!((n.stats().attached, w.machine.pins()), (0, 0));
+        drop(n);
+        w.finish();
+    }
+}
+
+/// Both look past each other only if one of the two full fences is missing (rule 30). A model shows it for certain; here many
+/// rounds do on real hardware.
+fn s84_a_lock_free_start_against_an_attach<P: Host>() {
+    let rounds = if cfg!(miri) { 30 } else { 20_000 };
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let (a, object) = w.object(1);
+    let n = w.notifier(&object);
+    let here = range(a, PAGE);
+    let (go, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let missed = AtomicUsize::new(0);
+    thread::scope(|s| {
+        s.spawn(|| {
+            for round in 1..=rounds {
+                until(|| go.load(Ordering::Acquire) == round);
+                let ticket = Notifier::attach(&object);
+                let committed = ticket.is_ok_and(|t| Notifier::commit(&object, t, false, || ()).is_ok());
+                done.store(round * 2 + usize::from(committed), Ordering::Release);
+            }
+        });
+        for round in 1..=rounds {
+            go.store(round, Ordering::Release);
+            if round % 3 == 0 {
+                std::hint::spin_loop();
+            }
+            assert_eq!(n.invalidate_start(here, Blockable::Yes), Ok(Outcome::Idle));
+            // Whatever the attach did or does: inside the window nothing is installed.
+            missed.fetch_add(usize::from(UserPtr::state(&object) == State::Ready), Ordering::Relaxed);
+            until(|| done.load(Ordering::Acquire) / 2 == round);
+            missed.fetch_add(usize::from(UserPtr::state(&object) != State::Idle), Ordering::Relaxed);
+            n.invalidate_end(here);
+        }
+    });
+    assert_eq!(missed.into_inner(), 0);
+    drop((n, object));
+    w.finish();
+}
+
+fn s86_the_records_last_reference_goes_inside_a_queued_cancel<P: Host>() {
+    // Step by step: the cancel waits in its queue while the teardown begins.
+    let w = World::<P>::with_stepped_cancels(Setup::default());
+    let _in = w.enter();
+    let (a, object) = w.pinned(1);
+    let n = w.notifier(&object);
+    n.begin(range(a, PAGE), Blockable::Yes).unwrap().let_go();
+    n.invalidate_end(range(a, PAGE));
+    drop((n, object));
+    assert_eq!((w.ctx.stats().spaces, w.record().registered(), w.machine.pins()), (1, 1, 1));
+    assert!(!w.frees.run_one(), "the record is still held by the cancel");
+    assert!(w.cancels.as_ref().unwrap().run_one());
+    assert_eq!((w.ctx.stats().spaces, w.record().registered(), w.machine.pins()), (0, 1, 0));
+    assert!(w.frees.run_one());
+    assert_eq!(w.record().registered(), 0);
+    w.finish();
+
+    // By threads: the end of the address space, the cancel and the release of everything at once.
+    for _ in 0..ROUNDS / 3 {
+        let w = World::<P>::with(Setup::default().queued().threads(1));
+        let other = w.machine.process();
+        let object: common::Object<P> = {
+            let _in = other.enter();
+            let b = other.mmap(PAGE);
+            other.store(b, 1).unwrap();
+            let space = userptr::device::sim::Space::of(&other);
+            let object = userptr::Context::create(&w.ctx, &space, b, PAGE, 0).unwrap();
+            drop(w.lease(&object));
+            object
+        };
+        thread::scope(|s| {
+            s.spawn(move || other.exit());
+            s.spawn(move || drop(object));
+        });
+        assert_eq!(w.machine.pins(), 0);
+        w.finish();
+    }
+}
+
+on_each_host! {
+    s77_a_start_waits_for_a_release_that_has_pages,
+    s78_put_pages_against_a_start,
+    s79_alternating_leases_do_not_starve_a_cancel,
+    s80_two_windows_that_wait_for_each_others_cancels,
+    s81_a_registration_while_a_window_is_open,
+    s82_an_old_ticket_does_not_commit,
+    s83_a_lease_beyond_the_deadline,
+    s83_a_device_beyond_the_deadline_or_lost,
+    s84_a_lock_free_start_against_an_attach,
+    s86_the_records_last_reference_goes_inside_a_queued_cancel,
+}

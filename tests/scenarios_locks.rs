@@ -1,0 +1,417 @@
+//! Scenarios 53 to 59, and 85: locks and context. Scenario 58's checker has its own tests beside it, in `backend::sim`.
+#![cfg(feature = "sim")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "a test: it runs on the standard library, and stops where something is wrong"
+)]
+
+mod common;
+
+use common::{Host, Setup, World, range};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use userptr::backend::sim::lockdep::{self, Kind};
+use userptr::device::sim::{Op, PAGE, Prot, Refused, Seam};
+use userptr::notifier::State;
+use userptr::{Blockable, Client, Error, Flags, Outcome, UserPtr, WouldBlock};
+
+/// A driver's object lock, known to the lock checker.
+struct DriverLock(Mutex<()>);
+
+impl DriverLock {
+    fn with<R>(&self, f: impl FnOnce() -> R) -> R {
+        let _known = lockdep::section(lockdep::DRIVER, Kind::Mutex);
+        let _held = self.0.lock().unwrap();
+        f()
+    }
+}
+
+/// The driver holds its object lock and something in there starts an invalidation of the object's own range: by its address, and by
+/// an alias of the same memory.
+fn s53_an_invalidation_under_the_drivers_object_lock<P: Host>() {
+    for queued in [false, true] {
+        let mut setup = Setup::default().threads(1);
+        setup.queued = queued;
+        let w = World::<P>::with(setup);
+        let _in = w.enter();
+        let shared = w.process.shared();
+        let (a, alias) = (0x10_0000, 0x20_0000);
+        w.process.mmap_shared(a, 2 * PAGE, &shared, 0);
+        w.process.mmap_shared(alias, 2 * PAGE, &shared, 0);
+        w.process.touch(a, 2 * PAGE, 1).unwrap();
+        let (one, two) = (w.create(a, 2), w.create(alias, 2));
+        let lock = Arc::new(DriverLock(Mutex::new(())));
+        for _ in 0..3 {
+            let job = w.job(&w.lease(&one));
+            drop(w.lease(&two));
+            // The device finishes on its own; nobody needs the lock for it.
+            let (to_wait, waits) = channel();
+            w.machine.once(Seam::WaitIdle, move |_| to_wait.send(()).unwrap());
+            thread::scope(|s| {
+                s.spawn(move || {
+                    waits.recv().unwrap();
+                    drop(job);
+                });
+                lock.with(|| {
+                    w.process.reclaim(a, 2 * PAGE, true).unwrap();
+                    w.process.reclaim(alias, 2 * PAGE, true).unwrap();
+                });
+            });
+            assert_eq!(w.machine.pins(), 0);
+            // Another thread takes the lock meanwhile, in its own order.
+            let (a, w) = (&a, &w);
+            thread::scope(|s| {
+                s.spawn(|| lock.with(|| w.process.reclaim(*a, PAGE, true).unwrap()));
+                s.spawn(|| w.process.dontneed(*a, PAGE));
+            });
+        }
+        drop((one, two, shared));
+        // The shared memory keeps its pages until it goes; the machine's frames are not counted here.
+        let machine = w.machine.clone();
+        w.end();
+        machine.assert_clean();
+    }
+}
+
+fn s54_a_start_that_may_not_block_is_refused_and_changes_nothing<P: Host>() {
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let (a, object) = w.pinned(2);
+    let n = w.notifier(&object);
+    let refused = |state| {
+        let before = n.stats();
+        w.machine.clear_trace();
+        assert_eq!(n.invalidate_start(range(a + PAGE, PAGE), Blockable::No), Err(WouldBlock));
+        assert_eq!(w.process.oom_reap(a, PAGE), Err(Refused));
+        assert_eq!(n.stats(), before);
+        assert_eq!(w.machine.trace().iter().filter(|e| e.seam != Seam::Before).count(), 0);
+        assert_eq!(UserPtr::state(&object), state);
+    };
+    let lease = w.lease(&object);
+    refused(State::Ready);
+    w.write(&lease, 0, 5);
+    assert_eq!(w.process.load(a), Ok(5), "nothing was reaped");
+    drop(lease);
+    // It is still usable, and no window stayed behind.
+    w.read(&w.lease(&object), 0);
+    // While somebody else cancels.
+    let (to_wait, waits) = channel();
+    let (to_go_on, go_on) = channel::<()>();
+    w.machine.once(Seam::WaitIdle, move |_| {
+        to_wait.send(()).unwrap();
+        let _ = go_on.recv();
+    });
+    thread::scope(|s| {
+        s.spawn(|| assert_eq!(UserPtr::put_pages(&object), Ok(())));
+        waits.recv().unwrap();
+        refused(State::Revoking);
+        drop(to_go_on);
+    });
+    assert_eq!(n.stats().windows, 0);
+    // While somebody acquires, and when the range failed.
+    let (reaper, late) = (w.record().users().unwrap(), object.clone());
+    w.machine.once(Seam::Pinned, move |_| {
+        assert_eq!(reaper.oom_reap(a, PAGE), Err(Refused));
+        assert_eq!(UserPtr::state(&late), State::Acquiring);
+    });
+    drop(UserPtr::try_acquire(&object).unwrap());
+    drop((n, object));
+    w.finish();
+}
+
+fn s55_a_start_that_may_not_block_succeeds_without_overlap<P: Host>() {
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let a = w.memory(6);
+    let object = w.create(a + 2 * PAGE, 2);
+    let n = w.notifier(&object);
+    // An empty index, an index without overlap, an object without pages.
+    w.process.oom_reap(a, 6 * PAGE).unwrap();
+    w.process.touch(a, 6 * PAGE, 1).unwrap();
+    drop(w.lease(&object));
+    for at in [a, a + PAGE, a + 4 * PAGE] {
+        assert_eq!(n.invalidate_start(range(at, PAGE), Blockable::No), Ok(Outcome::Idle));
+        n.invalidate_end(range(at, PAGE));
+        w.process.oom_reap(at, PAGE).unwrap();
+    }
+    assert_eq!(UserPtr::state(&object), State::Ready);
+    UserPtr::put_pages(&object).unwrap();
+    w.process.oom_reap(a, 6 * PAGE).unwrap();
+    // The window of a start that may not block counts like any other.
+    let late = object.clone();
+    w.machine.once_in(Op::OomReap, Seam::Started, move |_| {
+        assert_eq!(UserPtr::try_acquire(&late).unwrap_err(), Error::Again);
+    });
+    w.process.oom_reap(a, 6 * PAGE).unwrap();
+    drop((n, object));
+    w.finish();
+}
+
+fn s56_one_of_two_subscribers_refuses<P: Host>() {
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let second = w.another_device(Setup::default());
+    let a = w.memory(2);
+    let (free, busy) = (w.create(a, 1), second.create(a, 1));
+    let (n1, n2) = (w.notifier(&free), second.notifier(&busy));
+    drop(second.lease(&busy));
+    for _ in 0..20 {
+        assert_eq!(w.process.oom_reap(a, PAGE), Err(Refused));
+        assert_eq!((n1.stats().windows, n2.stats().windows), (0, 0));
+    }
+    // Nothing is shut for ever.
+    drop(w.lease(&free));
+    drop(second.lease(&busy));
+    w.process.munmap(a, 2 * PAGE);
+    assert_eq!((n1.stats().windows, n2.stats().windows, w.machine.pins()), (0, 0, 0));
+    drop((n1, n2, free, busy));
+    second.end();
+    w.finish();
+}
+
+fn s57_a_start_that_may_block_is_never_refused<P: Host>() {
+    let w = World::<P>::with(Setup::deadline(1));
+    let _in = w.enter();
+    let (a, object) = w.object(1);
+    let n = w.notifier(&object);
+    let start = || {
+        let outcome = n.invalidate_start(range(a, PAGE), Blockable::Yes).unwrap();
+        n.invalidate_end(range(a, PAGE));
+        outcome
+    };
+    assert_eq!(start(), Outcome::Idle, "idle");
+    drop(w.lease(&object));
+    assert_eq!(start(), Outcome::Idle, "ready");
+    let ticket = userptr::Notifier::attach(&object).unwrap();
+    assert_eq!(start(), Outcome::Idle, "acquiring");
+    assert!(!userptr::Notifier::abandon(&object, ticket, true), "superseded");
+    let ticket = userptr::Notifier::attach(&object).unwrap();
+    assert!(userptr::Notifier::abandon(&object, ticket, true));
+    assert_eq!(UserPtr::state(&object), State::Failed);
+    assert_eq!(start(), Outcome::Idle, "failed");
+    let lease = w.lease(&object);
+    assert_eq!(start(), Outcome::TimedOut, "leased beyond the deadline");
+    assert_eq!(start(), Outcome::TimedOut, "quarantined");
+    drop(lease);
+    assert_eq!(start(), Outcome::Idle, "finished by the last lease");
+    drop((n, object));
+    w.finish();
+}
+
+/// A whole life under the lock checker, with an allocation counted wherever one happens: none in a callback, none under a lock.
+fn s58_no_allocation_under_a_lock_in_a_whole_life<P: Host>() {
+    let w = World::<P>::with(Setup::default().queued().threads(1));
+    let _in = w.enter();
+    let client = Client::open(w.ctx.clone()).unwrap();
+    let handles: Vec<_> = (0..40)
+        .map(|_| {
+            let a = w.memory(3);
+            (a, client.create(&w.space(), a, 3 * PAGE, 0).unwrap())
+        })
+        .collect();
+    for (a, handle) in &handles {
+        let object = client.lookup(*handle).unwrap();
+        drop(w.lease(&object));
+        let calls = w.machine.meter().calls();
+        w.process.munmap(*a, PAGE);
+        assert_eq!(w.machine.meter().calls(), calls, "an invalidation allocated");
+    }
+    for (_, handle) in handles {
+        client.close(handle).unwrap();
+    }
+    drop(client);
+    w.finish();
+}
+
+fn s59_a_page_lock_of_the_caller_is_no_deadlock<P: Host>() {
+    for queued in [false, true] {
+        let mut setup = Setup::default().threads(1);
+        setup.queued = queued;
+        let w = World::<P>::with(setup);
+        let _in = w.enter();
+        let (a, object) = w.object(2);
+        let lease = w.lease(&object);
+        w.write(&lease, 0, 7);
+        drop(lease);
+        let page = w.record().page_at(a).unwrap();
+        // Reclaim holds the page locks from before the start until after the clear.
+        let machine = w.machine.clone();
+        w.machine.once(Seam::Unpin, move |_| assert!(!machine.try_lock_page(page), "it is locked"));
+        w.process.reclaim(a, PAGE, true).unwrap();
+        assert_eq!(w.process.load(a), Ok(7), "what the device wrote came back from the store");
+        // So does somebody who puts pages.
+        let lease = w.lease(&object);
+        w.write(&lease, 0, 8);
+        drop(lease);
+        let page = w.record().page_at(a).unwrap();
+        assert!(w.machine.try_lock_page(page));
+        UserPtr::put_pages(&object).unwrap();
+        w.machine.unlock_page(page);
+        assert!(w.machine.page(page).dirty);
+        drop(object);
+        w.finish();
+    }
+}
+
+/// Every allocation of every call reclaims: an invalidation of the whole range, on the same thread, in the middle of things.
+fn s85_an_allocation_recurses_into_an_invalidation<P: Host>() {
+    for queued in [false, true] {
+        let mut setup = Setup::default().threads(1);
+        setup.queued = queued;
+        let w = World::<P>::with(setup);
+        let _in = w.enter();
+        w.record().set_capable(true);
+        let a = w.memory(4);
+        let held = w.create(a, 2);
+        drop(w.lease(&held));
+        let users = w.record().users().unwrap();
+        let (recursed, seen) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(0)));
+        let (count, machine) = (recursed.clone(), w.machine.clone());
+        w.machine.meter().on_alloc(Some(Box::new(move || {
+            let before = machine.trace().len();
+            users.reclaim(a, 4 * PAGE, true).unwrap();
+            assert!(machine.trace().len() > before || before >= 4096);
+            *count.lock().unwrap() += 1;
+        })));
+        let client = Client::open(w.ctx.clone()).unwrap();
+        for _ in 0..3 {
+            let handle = client.create(&w.space(), a, 4 * PAGE, 0).unwrap();
+            let object = client.lookup(handle).unwrap();
+            for _ in 0..4 {
+                match UserPtr::try_acquire(&object) {
+                    Ok(lease) => {
+                        assert_eq!(w.read(&lease, 0), 1);
+                        *seen.lock().unwrap() += 1;
+                    }
+                    Err(Error::Again) => {}
+                    Err(error) => panic!("{error}"),
+                }
+                let _ = UserPtr::try_acquire(&held);
+            }
+            w.work();
+            let lonely = w.try_create(a, PAGE, Flags::UNSYNCHRONIZED.bits()).unwrap();
+            let _ = UserPtr::try_acquire(&lonely);
+            w.work();
+            UserPtr::export(&lonely).unwrap();
+            drop((lonely, object));
+            client.close(handle).unwrap();
+        }
+        w.machine.meter().on_alloc(None);
+        if P::CHECKS {
+            assert!(*recursed.lock().unwrap() > 20);
+        }
+        drop((client, held));
+        w.finish();
+    }
+}
+
+/// Fails each allocation of a whole life in turn.
+fn s66_the_nth_allocation_fails<P: Host>() {
+    let mut failures = 0;
+    for n in 1.. {
+        let w = World::<P>::new();
+        let _in = w.enter();
+        w.record().set_capable(true);
+        let a = w.memory(3);
+        w.process.dontneed(a + 2 * PAGE, PAGE);
+        w.machine.meter().fail_nth(n);
+        let life = || -> Result<(), Error> {
+            let client = Client::open(w.ctx.clone())?;
+            for flags in [0, Flags::READ_ONLY.bits(), Flags::UNSYNCHRONIZED.bits()] {
+                let handle = client.create(&w.space(), a, 3 * PAGE, flags)?;
+                let object = client.lookup(handle)?;
+                for _ in 0..4 {
+                    match UserPtr::try_acquire(&object) {
+                        Ok(lease) => drop(lease),
+                        Err(Error::Again) => w.work(),
+                        Err(error) => return Err(error),
+                    }
+                }
+                UserPtr::export(&object)?;
+                drop(UserPtr::try_acquire(&object));
+                w.work();
+            }
+            let mut more = Vec::new();
+            for _ in 0..20 {
+                more.push(client.create(&w.space(), a, PAGE, 0)?);
+            }
+            Ok(())
+        };
+        let result = life();
+        let failed = w.machine.meter().failed();
+        w.machine.meter().fail_nth(0);
+        w.work();
+        if failed == 0 {
+            assert_eq!(result, Ok(()));
+            assert!(n > 15, "{n} allocations in a whole life");
+            w.finish();
+            break;
+        }
+        failures += 1;
+        assert!(matches!(result, Err(Error::NoMemory) | Ok(())), "allocation {n}: {result:?}");
+        // Nothing leaked, and everything works again.
+        let object = w.create(a, 3);
+        drop(w.lease(&object));
+        drop(object);
+        w.finish();
+    }
+    assert!(failures > 15);
+}
+
+fn s66_a_context_that_cannot_be_made<P: Host>() {
+    use userptr::{Context, Limits, Queues};
+    for n in 1..=3 {
+        let w = World::<P>::new();
+        let _in = w.enter();
+        let live = w.machine.meter().live();
+        w.machine.meter().fail_nth(n);
+        let queues = Queues { pins: w.pins.clone(), cancels: None, frees: w.frees.clone() };
+        let made = Context::try_new(common::Device::<P>::new(&w.machine, Limits::default()), queues);
+        assert_eq!(made.map_err(|(_, e)| e).err(), Some(Error::NoMemory), "allocation {n}");
+        assert_eq!(w.machine.meter().live(), live);
+        w.finish();
+    }
+}
+
+/// The write protection that `mprotect` and `fork` put on a page is not taken off under a lock order of its own.
+fn s58_faults_in_the_worker_hold_the_address_space_lock_only<P: Host>() {
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let (a, object) = w.object(2);
+    let child = w.process.fork();
+    // The worker breaks the copy-on-write: an invalidation inside its own pin, of its own object.
+    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+    w.work();
+    let lease = w.lease(&object);
+    w.write(&lease, 0, 9);
+    assert_eq!((w.process.load(a), child.load(a)), (Ok(9), Ok(1)));
+    drop(lease);
+    w.process.mprotect(a, PAGE, Prot::R);
+    drop((object, child));
+    w.finish();
+}
+
+on_each_host! {
+    s53_an_invalidation_under_the_drivers_object_lock,
+    s54_a_start_that_may_not_block_is_refused_and_changes_nothing,
+    s55_a_start_that_may_not_block_succeeds_without_overlap,
+    s56_one_of_two_subscribers_refuses,
+    s57_a_start_that_may_block_is_never_refused,
+    s58_no_allocation_under_a_lock_in_a_whole_life,
+    s58_faults_in_the_worker_hold_the_address_space_lock_only,
+    s59_a_page_lock_of_the_caller_is_no_deadlock,
+    s85_an_allocation_recurses_into_an_invalidation,
+}
+
+on_host! {
+    metered, userptr::backend::sim::Sim;
+    s66_the_nth_allocation_fails,
+    s66_a_context_that_cannot_be_made,
+}

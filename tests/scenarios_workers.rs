@@ -1,0 +1,370 @@
+//! Scenarios 27 to 37: the slow path.
+#![cfg(feature = "sim")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "a test: it runs on the standard library, and stops where something is wrong"
+)]
+
+mod common;
+
+use common::{Host, Setup, World, until};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use userptr::device::sim::{Op, PAGE, PinFault, Prot, Seam};
+use userptr::notifier::State;
+use userptr::{Error, Notifier, Ref, UserPtr};
+
+fn s27_a_partial_fast_pin_is_given_back_once_and_the_worker_finishes<P: Host>() {
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let a = w.process.mmap(5 * PAGE);
+    w.process.touch(a, 2 * PAGE, 1).unwrap();
+    let object = w.create(a, 5);
+    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+    assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Acquiring, 0));
+    assert_eq!(w.count(Seam::Unpin), 1);
+    w.work();
+    assert_eq!((UserPtr::state(&object), w.machine.pins(), w.record().charged()), (State::Ready, 5, 5));
+    w.lease(&object).with(|m| assert_eq!(m.pages.len(), 5));
+    // A slow pin that gets part goes on from there.
+    UserPtr::put_pages(&object).unwrap();
+    w.machine.inject().fast_pin(PinFault::Part(0));
+    w.machine.inject().slow_pin(PinFault::Part(2));
+    w.machine.inject().slow_pin(PinFault::Part(1));
+    drop(w.lease(&object));
+    assert_eq!(w.machine.pins(), 5);
+    // One that gets part and then fails gives the part back.
+    UserPtr::put_pages(&object).unwrap();
+    w.machine.inject().fast_pin(PinFault::Part(4));
+    w.machine.inject().slow_pin(PinFault::Part(3));
+    w.machine.inject().slow_pin(PinFault::Fail(Error::NoMemory));
+    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+    w.work();
+    assert_eq!((w.machine.pins(), w.record().charged()), (0, 0));
+    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::NoMemory);
+    drop(object);
+    w.finish();
+}
+
+/// In each case worker 1 ends after something newer has been installed, and leaves it alone.
+fn s28_a_superseded_worker_that_ends_last_changes_nothing<P: Host>() {
+    for seam in [Seam::PinBegin, Seam::Pinned, Seam::Prepare, Seam::Prepared] {
+        let w = World::<P>::new();
+        let _in = w.enter();
+        let a = w.process.mmap(2 * PAGE);
+        let object = w.create(a, 2);
+        let (process, again, machine) = (w.record().users().unwrap(), object.clone(), w.machine.clone());
+        let newer = move || {
+            process.dontneed(a, PAGE);
+            process.touch(a, 2 * PAGE, 2).unwrap();
+            let _in = machine.enter(&process);
+            drop(UserPtr::try_acquire(&again).unwrap());
+        };
+        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+        match seam {
+            Seam::PinBegin | Seam::Pinned => w.machine.once_in(Op::SlowPin, seam, move |_| newer()),
+            _ => w.machine.once(seam, move |_| newer()),
+        }
+        w.work();
+        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Ready, 2), "{seam:?}");
+        let lease = UserPtr::try_acquire(&object).unwrap();
+        assert_eq!(w.read(&lease, 0), 2, "{seam:?}");
+        drop(lease);
+        drop(object);
+        w.finish();
+    }
+}
+
+fn s29_a_cancel_while_a_worker_pins<P: Host>() {
+    for seam in [Seam::PinBegin, Seam::Pinned] {
+        let w = World::<P>::new();
+        let _in = w.enter();
+        let a = w.process.mmap(2 * PAGE);
+        let object = w.create(a, 2);
+        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+        assert_eq!(Ref::count(&object), 2, "the worker has a reference");
+        let process = w.record().users().unwrap();
+        w.machine.once_in(Op::SlowPin, seam, move |_| process.dontneed(a, PAGE));
+        w.work();
+        assert_eq!((UserPtr::state(&object), w.machine.pins(), Ref::count(&object)), (State::Idle, 0, 1));
+        // Nothing was wrong, so nothing is reported.
+        drop(w.lease(&object));
+        drop(object);
+        w.finish();
+    }
+}
+
+fn s30_a_fault_sticks_until_the_mapping_changes_or_a_reset<P: Host>() {
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let (a, object) = w.object(3);
+    let fails = |why: &str| {
+        for _ in 0..3 {
+            assert!(matches!(UserPtr::try_acquire(&object), Err(Error::Fault)), "{why}");
+        }
+    };
+    w.process.munmap(a + PAGE, PAGE);
+    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+    w.work();
+    assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Failed, 0));
+    let pins = w.count(Seam::PinBegin);
+    fails("it sticks");
+    assert_eq!(w.count(Seam::PinBegin), pins, "nothing is tried again");
+    // The mapping changes: a start clears it at once, and the new state of things is looked at.
+    w.process.mmap_fixed(a + PAGE, PAGE, Prot::RW);
+    fails("nothing was unmapped, so nobody was told");
+    w.process.munmap(a + 2 * PAGE, PAGE);
+    assert_eq!(UserPtr::state(&object), State::Idle);
+    w.process.mmap_fixed(a + 2 * PAGE, PAGE, Prot::RW);
+    drop(w.lease(&object));
+    // By a fast pin's error, and by a reset.
+    UserPtr::put_pages(&object).unwrap();
+    w.machine.inject().fast_pin(PinFault::Fail(Error::Fault));
+    fails("a fast pin says so");
+    assert!(UserPtr::reset(&object) && !UserPtr::reset(&object));
+    drop(w.lease(&object));
+    drop(object);
+    w.finish();
+}
+
+fn s31_out_of_memory_is_reported_once<P: Host>() {
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let a = w.process.mmap(2 * PAGE);
+    let object = w.create(a, 2);
+    for error in [Error::NoMemory, Error::Interrupted, Error::Limit] {
+        w.machine.inject().slow_pin(PinFault::Fail(error));
+        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+        w.work();
+        assert_eq!(UserPtr::state(&object), State::Idle);
+        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), error);
+        drop(w.lease(&object));
+        UserPtr::put_pages(&object).unwrap();
+        w.process.dontneed(a, 2 * PAGE);
+    }
+    // The same of the device's map, on both ways.
+    w.machine.inject().prepare(Error::NoMemory);
+    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+    w.work();
+    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::NoMemory);
+    drop(w.lease(&object));
+    UserPtr::put_pages(&object).unwrap();
+    w.machine.inject().prepare(Error::NoMemory);
+    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::NoMemory);
+    assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Idle, 0));
+    drop(w.lease(&object));
+    drop(object);
+    w.finish();
+}
+
+fn s32_no_pages_is_an_error_and_no_loop<P: Host>() {
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let (_, object) = w.object(2);
+    w.machine.inject().fast_pin(PinFault::Part(0));
+    w.machine.inject().slow_pin(PinFault::Part(1));
+    w.machine.inject().slow_pin(PinFault::Part(0));
+    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+    w.work();
+    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Fault);
+    assert_eq!((w.machine.pins(), w.record().charged()), (0, 0));
+    assert!(UserPtr::reset(&object));
+    drop(w.lease(&object));
+    drop(object);
+    w.finish();
+}
+
+fn s33_the_worker_limit_leaves_nothing_attached<P: Host>() {
+    let w = World::<P>::with(Setup::default().limits(|l| l.workers = 1));
+    let _in = w.enter();
+    let a = w.process.mmap(2 * PAGE);
+    let (one, two) = (w.create(a, 1), w.create(a + PAGE, 1));
+    assert_eq!(UserPtr::try_acquire(&one).unwrap_err(), Error::Again);
+    for _ in 0..3 {
+        assert_eq!(UserPtr::try_acquire(&two).unwrap_err(), Error::Again);
+        assert_eq!((UserPtr::state(&two), Ref::count(&two)), (State::Idle, 1));
+    }
+    assert_eq!((w.ctx.stats().workers, w.stats(&two).attached), (1, 1));
+    w.work();
+    assert_eq!(w.ctx.stats().workers, 0);
+    drop((w.lease(&one), w.lease(&two)));
+    drop((one, two));
+    w.finish();
+
+    // None at all: the waiting acquire ends with an error, too.
+    let w = World::<P>::with(Setup::deadline(1).limits(|l| l.workers = 0));
+    let _in = w.enter();
+    let object = w.create(w.process.mmap(PAGE), 1);
+    assert_eq!(UserPtr::acquire(&object).unwrap_err(), Error::TimedOut);
+    assert_eq!(UserPtr::state(&object), State::Idle);
+    drop(object);
+    w.finish();
+}
+
+fn s34_a_refused_enqueue_gives_the_reference_back<P: Host>() {
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let a = w.process.mmap(PAGE);
+    let object = w.create(a, 1);
+    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+    w.process.dontneed(a, PAGE);
+    assert_eq!(UserPtr::state(&object), State::Idle);
+    // The item is still pending: the new ticket is served by its run.
+    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+    assert_eq!((Ref::count(&object), w.ctx.stats().workers), (2, 1));
+    assert_eq!(UserPtr::state(&object), State::Acquiring);
+    w.work();
+    assert_eq!((UserPtr::state(&object), Ref::count(&object)), (State::Ready, 1));
+    assert_eq!(w.count(Seam::Prepare), 1, "one run for both");
+    // Refused for good: the queue is shut down.
+    w.process.dontneed(a, PAGE);
+    w.pins.shut_down();
+    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+    assert_eq!((UserPtr::state(&object), Ref::count(&object)), (State::Idle, 1));
+    assert_eq!(w.ctx.stats().workers, 0);
+    drop(object);
+    w.finish();
+}
+
+const ROUNDS: usize = if cfg!(miri) { 20 } else { 500 };
+
+/// The cancel's work item is queued again while its last run has not returned; a lost one would hang the next start. Each attach
+/// asserts that no cancel is pending.
+fn s35_and_s36_a_cancel_runs_again_for_each_attach<P: Host>() {
+    let w = World::<P>::with(Setup::default().queued().threads(2));
+    let (a, object) = {
+        let _in = w.enter();
+        w.object(1)
+    };
+    let stop = AtomicBool::new(false);
+    let got = AtomicUsize::new(0);
+    thread::scope(|s| {
+        for _ in 0..2 {
+            s.spawn(|| {
+                let _in = w.enter();
+                while !stop.load(Ordering::Relaxed) {
+                    if let Ok(lease) = UserPtr::try_acquire(&object) {
+                        w.write(&lease, 0, 1);
+                        got.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        let _in = w.enter();
+        for _ in 0..ROUNDS {
+            let before = got.load(Ordering::Relaxed);
+            w.process.dontneed(a, PAGE);
+            assert!(!Notifier::is_cancel_pending(&object) || UserPtr::state(&object) == State::Revoking);
+            w.process.store(a, 1).unwrap();
+            until(|| got.load(Ordering::Relaxed) > before);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    drop(object);
+    w.finish();
+}
+
+/// Step by step: an object whose cancel is queued is `Revoking`, and cannot be attached.
+fn s36_attached_and_cancel_pending_exclude_each_other<P: Host>() {
+    let w = World::<P>::with_stepped_cancels(Setup::default());
+    let _in = w.enter();
+    let (a, object) = w.pinned(1);
+    let n = w.notifier(&object);
+    for _ in 0..3 {
+        let stopping = n.begin(common::range(a, PAGE), userptr::Blockable::Yes).unwrap();
+        stopping.let_go();
+        assert!(Notifier::is_cancel_pending(&object));
+        assert_eq!(UserPtr::state(&object), State::Revoking);
+        n.invalidate_end(common::range(a, PAGE));
+        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+        assert_eq!(UserPtr::state(&object), State::Revoking);
+        w.work();
+        assert!(!Notifier::is_cancel_pending(&object));
+        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Idle, 0));
+        drop(w.lease(&object));
+        assert!(!Notifier::is_cancel_pending(&object));
+    }
+    drop((n, object));
+    w.finish();
+}
+
+fn s37_constant_invalidation_ends_in_a_defined_error<P: Host>() {
+    for slow in [false, true] {
+        let w = World::<P>::with(Setup::default().threads(1));
+        let _in = w.enter();
+        let (a, object) = w.object(1);
+        let process = w.record().users().unwrap();
+        w.machine.always(Seam::Pinned, move |_| {
+            process.dontneed(a, PAGE);
+            if !slow {
+                process.store(a, 1).unwrap();
+            }
+        });
+        if slow {
+            w.process.dontneed(a, PAGE);
+        }
+        assert_eq!(UserPtr::acquire(&object).unwrap_err(), Error::Busy);
+        let tries = w.count(Seam::Pinned);
+        assert!((2..200).contains(&tries), "{tries} tries");
+        w.machine.clear_seams();
+        drop(UserPtr::acquire(&object).unwrap());
+        drop(object);
+        w.finish();
+    }
+}
+
+/// The waiting acquire waits for a window, for a worker and for a cancel, and gets its lease.
+fn s37_the_waiting_acquire_waits<P: Host>() {
+    let w = World::<P>::with(Setup::deadline(30_000).threads(1));
+    let _in = w.enter();
+    let a = w.process.mmap(PAGE);
+    let object = w.create(a, 1);
+    drop(UserPtr::acquire(&object).unwrap());
+    let n = w.notifier(&object);
+    let window = common::range(a, PAGE);
+    assert!(n.invalidate_start(window, userptr::Blockable::Yes).is_ok());
+    thread::scope(|s| {
+        let waiter = s.spawn(|| {
+            let _in = w.enter();
+            drop(UserPtr::acquire(&object).unwrap());
+        });
+        assert_eq!(UserPtr::state(&object), State::Idle);
+        n.invalidate_end(window);
+        waiter.join().unwrap();
+    });
+    // A window that stays open for longer than the deadline.
+    let w2 = World::<P>::with(Setup::deadline(1));
+    let _in = w2.enter();
+    let (b, other) = w2.object(1);
+    let n2 = w2.notifier(&other);
+    assert!(n2.invalidate_start(common::range(b, PAGE), userptr::Blockable::Yes).is_ok());
+    assert_eq!(UserPtr::acquire(&other).unwrap_err(), Error::TimedOut);
+    n2.invalidate_end(common::range(b, PAGE));
+    drop(UserPtr::acquire(&other).unwrap());
+    drop((n2, other));
+    drop(_in);
+    w2.finish();
+    drop((n, object));
+    w.finish();
+}
+
+on_each_host! {
+    s27_a_partial_fast_pin_is_given_back_once_and_the_worker_finishes,
+    s28_a_superseded_worker_that_ends_last_changes_nothing,
+    s29_a_cancel_while_a_worker_pins,
+    s30_a_fault_sticks_until_the_mapping_changes_or_a_reset,
+    s31_out_of_memory_is_reported_once,
+    s32_no_pages_is_an_error_and_no_loop,
+    s33_the_worker_limit_leaves_nothing_attached,
+    s34_a_refused_enqueue_gives_the_reference_back,
+    s35_and_s36_a_cancel_runs_again_for_each_attach,
+    s36_attached_and_cancel_pending_exclude_each_other,
+    s37_constant_invalidation_ends_in_a_defined_error,
+    s37_the_waiting_acquire_waits,
+}
