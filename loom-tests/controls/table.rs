@@ -364,9 +364,12 @@ pub const CONTROLS: &[Control] = &[
         model: "s43_export_against_acquire",
     },
     Control {
-        name: "second_export_under_the_old_lock",
+        name: "moved_already_is_a_failure",
         file: ACQUIRE,
-        edits: &[("if !core::ptr::eq(from, sub.home()) {", "if false {")],
+        edits: &[(
+            "            if !core::ptr::eq(from, sub.home()) {\n                return true;",
+            "            if !core::ptr::eq(from, sub.home()) {\n                return false;",
+        )],
         model: "s42_two_exports",
     },
     Control {
