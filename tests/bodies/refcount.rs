@@ -80,11 +80,11 @@ impl<P: Platform> Table<P> {
 }
 
 pub fn upgrade_against_last_put<P: Stage>() {
-    upgrade::<P>();
+    upgrade::<P>(|| ());
 }
 
-/// Whether the upgrade came before the last put.
-pub fn upgrade<P: Stage>() -> bool {
+/// Whether the upgrade came before the last put, which comes after `pause`.
+pub fn upgrade<P: Stage>(pause: impl FnOnce()) -> bool {
     let table = Table::<P>::new();
     let upgraded = Arc::new(AtomicBool::new(false));
     let t = {
@@ -101,6 +101,7 @@ pub fn upgrade<P: Stage>() -> bool {
             }
         })
     };
+    pause();
     table.use_it();
     if table.entry.count.put() {
         table.release();
