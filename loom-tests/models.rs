@@ -80,7 +80,7 @@ pub const ALL: &[Model] = &[
     full("s22_equal_windows_end_at_once", 2, notifier::equal_windows::<TwoSlots>),
     full("s54_non_blockable_against_acquire", 2, notifier::non_blockable::<Loom>),
     bounded("s22_evict_with_two_windows", 3, 2, notifier::evict_with_two_windows::<Loom>),
-    full("s20_start_over_two_owners", 2, notifier::start_over_two_owners::<Loom>),
+    bounded("s20_start_over_two_owners", 2, 3, notifier::start_over_two_owners::<Loom>),
     bounded("s81_stray_end", 2, 4, notifier::stray_end::<Loom>),
     full("s83_retry_against_start", 2, notifier::retry_against_start::<Loom>),
     full("s35_reacquired_while_cancel_runs", 2, cancel::reacquired_while_cancel_runs::<Loom>),
