@@ -312,7 +312,8 @@ pub fn start_over_two_owners<P: Stage>() {
     }
     let t = spawn_start_zap_end::<P>(&home, &world, pages(0, 1));
     assert_eq!(home.invalidate_start(pages(1, 1), Blockable::Yes).unwrap(), Outcome::Idle);
-    assert_eq!(world.pins(), 0, "a start returned before the other start's cancel");
+    // Through the cells, which the checker orders: the count of pins is no step of a model.
+    probes.iter().for_each(|probe| probe.assert_released());
     home.invalidate_end(pages(1, 1));
     P::join(t);
     drop(probes);
