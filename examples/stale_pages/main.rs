@@ -73,10 +73,12 @@ fn run(args: &Args) -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
+    let mut refused = String::new();
     let mut guarded = match Guarded::open(Options::default()) {
         Ok(guarded) => Some(guarded),
         Err(why) => {
             report.note(&format!("userptr cannot watch: {why}. Running the naive half only."));
+            refused = format!("userptr: {why}");
             None
         }
     };
@@ -84,8 +86,11 @@ fn run(args: &Args) -> ExitCode {
     for (row, operation) in OPERATIONS.iter().enumerate() {
         let attempts = args.attempts.min(operation.most);
         let naive = half(operation, attempts, &mut naive, row, "naive", &mut report);
-        let guarded = guarded.as_mut().map(|g| half(operation, attempts, g, row, "userptr", &mut report));
-        if guarded.as_ref().is_some_and(|half| half.as_ref().is_ok_and(|tally| tally.stale > 0)) {
+        let guarded = match &mut guarded {
+            Some(guarded) => half(operation, attempts, guarded, row, "userptr", &mut report),
+            None => Err(refused.clone()),
+        };
+        if guarded.as_ref().is_ok_and(|tally| tally.stale > 0) {
             sound = false;
         }
         report.line(&Line::new(operation.name, attempts, naive, guarded));
@@ -106,8 +111,12 @@ fn half(
     let mut tally = Tally::default();
     for attempt in 0..attempts {
         report.progress(row, OPERATIONS.len(), operation.name, who, attempt, attempts);
-        (operation.run)(cache, attempt.into(), &mut tally).map_err(|why| format!("{who}: {why}"))?;
+        let done = (operation.run)(cache, attempt.into(), &mut tally);
         cache.forget();
+        if let Err(why) = done {
+            memory::clear();
+            return Err(format!("{who}: {why}"));
+        }
     }
     Ok(tally)
 }

@@ -103,6 +103,14 @@ pub(crate) fn free(pointer: *mut libc::c_void) {
     unsafe { libc::free(pointer) };
 }
 
+/// Unmaps whatever a failed operation has left at the two places.
+pub(crate) fn clear() {
+    for address in [PLACE, ELSEWHERE] {
+        // Nothing there is no error.
+        let _ = unmap(Range { address, bytes: 1 << 20 });
+    }
+}
+
 /// Fills a part with a pattern that occurs nowhere else.
 pub(crate) fn fill(range: Range, part: Part, seed: u64) {
     assert!(part.offset + part.bytes <= range.bytes);

@@ -36,7 +36,10 @@ impl Naive {
             .ok()
             .filter(|slot| *slot < SLOTS)
             .ok_or(io::ErrorKind::OutOfMemory)?;
-        self.update(slot, buffer.address, buffer.bytes)?;
+        self.update(slot, buffer.address, buffer.bytes).map_err(|why| match why.raw_os_error() {
+            Some(libc::ENOMEM) => std::io::Error::other(userptr::backend::linux::Refusal::of_pinning()),
+            _ => why,
+        })?;
         self.slots.insert(buffer, slot);
         Ok(slot)
     }

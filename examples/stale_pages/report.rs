@@ -3,6 +3,13 @@
 use super::operations::Tally;
 use std::io::{IsTerminal, Write};
 
+/// Prints a line; a reader that has gone away is no reason to panic.
+macro_rules! say {
+    ($($arg:tt)*) => {{
+        let _ = writeln!(std::io::stdout(), $($arg)*);
+    }};
+}
+
 pub(crate) struct Line<'a> {
     operation: &'a str,
     attempts: u32,
@@ -20,12 +27,12 @@ impl<'a> Line<'a> {
         operation: &'a str,
         attempts: u32,
         naive: Result<Tally, String>,
-        guarded: Option<Result<Tally, String>>,
+        guarded: Result<Tally, String>,
     ) -> Self {
-        let mut skipped = None;
-        let mut keep = |half: Result<Tally, String>| half.map_err(|why| skipped = Some(why)).ok();
-        let naive = keep(naive);
-        let guarded = keep(guarded.unwrap_or_else(|| Err("userptr: userfaultfd is refused".into())));
+        let mut reasons = Vec::new();
+        let mut keep = |half: Result<Tally, String>| half.map_err(|why| reasons.push(why)).ok();
+        let (naive, guarded) = (keep(naive), keep(guarded));
+        let skipped = (!reasons.is_empty()).then(|| reasons.join("; "));
         Self { operation, attempts, naive, guarded, skipped }
     }
 }
@@ -69,7 +76,7 @@ impl Report {
     fn json_line(&self, line: &Line<'_>) {
         let number = |n: Option<u128>| n.map_or("null".into(), |n| n.to_string());
         let stale = |half: Option<Tally>| number(half.map(|t| t.stale.into()));
-        println!(
+        say!(
             "{{\"operation\":{},\"attempts\":{},\"naive_stale\":{},\"userptr_stale\":{},\"userptr_refused\":{},\
              \"naive_ns\":{},\"userptr_ns\":{},\"skipped\":{}}}",
             quoted(line.operation),
@@ -86,16 +93,21 @@ impl Report {
     fn table_line(&mut self, line: &Line<'_>) {
         if !self.begun {
             self.begun = true;
-            println!(
+            say!(
                 "{:<48}{:>9}{:>13}{:>15}{:>12}{:>14}",
-                "operation", "attempts", "stale naive", "stale userptr", "naive, us", "userptr, us"
+                "operation",
+                "attempts",
+                "stale naive",
+                "stale userptr",
+                "naive, us",
+                "userptr, us"
             );
         }
         let stale = |half: Option<Tally>| half.map_or("-".into(), |t| t.stale.to_string());
         let time = |half: Option<Tally>| {
             half.and_then(mean).map_or("-".into(), |ns| format!("{}.{}", ns / 1000, ns % 1000 / 100))
         };
-        println!(
+        say!(
             "{:<48}{:>9}{:>13}{:>15}{:>12}{:>14}",
             line.operation,
             line.attempts,
@@ -105,16 +117,16 @@ impl Report {
             time(line.guarded)
         );
         if let Some(why) = &line.skipped {
-            println!("    skipped: {why}");
+            say!("    skipped: {why}");
         }
         if let Some(refused) = line.guarded.map(|t| t.refused).filter(|n| *n > 0) {
-            println!("    userptr refused I/O on good memory in {refused} attempts");
+            say!("    userptr refused I/O on good memory in {refused} attempts");
         }
     }
 
     pub(crate) fn end(&self, sound: bool) {
         if !self.json && sound {
-            println!("userptr: no stale access");
+            say!("userptr: no stale access");
         }
     }
 }

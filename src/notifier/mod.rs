@@ -165,6 +165,12 @@ impl<P: Platform> Notifier<P> {
         }
     }
 
+    /// Whether cancels run on a queue. A host whose notifying thread may not free memory or wait for a device asks for one.
+    #[must_use]
+    pub fn has_queue(&self) -> bool {
+        self.cancels.is_some()
+    }
+
     /// What is attached and open at this moment.
     #[must_use]
     pub fn stats(&self) -> NotifierStats {

@@ -62,7 +62,8 @@ fn unmap_returns(range: crate::stale::io::Range) -> bool {
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
         memory::unmap(range).unwrap();
-        tell.send(()).unwrap();
+        // Nobody listens any more after a second.
+        let _ = tell.send(());
     });
     told.recv_timeout(Duration::from_secs(1)).is_ok()
 }

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use userptr::backend::linux::Options;
 use userptr::device::uring::{self, Uring};
+use userptr::{Context, Error};
 
 /// The system's allocator, which counts what the monitor's thread asks of it.
 struct Watching;
@@ -92,4 +93,11 @@ scenario!(s72_nothing_hangs_with_a_user_lock_around_free, 60, {
 
 scenario!(s72_nor_in_strict_mode, 60, {
     storm(Options { strict: true, ..Options::default() }, 50);
+});
+
+scenario!(s72_a_notifier_without_a_queue_is_refused, 20, {
+    let stack = Stack::without_queue();
+    let range = memory::map(4096).unwrap();
+    let refused = Context::create(&stack.context, &stack.space, range.address, range.bytes, 0);
+    assert_eq!(refused.err(), Some(Error::Invalid));
 });

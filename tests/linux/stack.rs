@@ -19,10 +19,19 @@ impl Stack {
     }
 
     pub(crate) fn over(space: Linux) -> Self {
+        Self::build(space, true)
+    }
+
+    /// Without a queue for the cancels.
+    pub(crate) fn without_queue() -> Self {
+        Self::build(Linux::open().unwrap(), false)
+    }
+
+    fn build(space: Linux, queued: bool) -> Self {
         let workers =
             [("pins", 1), ("cancels", 2), ("frees", 1)].map(|(name, n)| Workers::start(name, n).unwrap());
         let [pins, cancels, frees] = workers.each_ref().map(|workers: &Workers<Std>| workers.queue().clone());
-        let queues = Queues { pins, cancels: Some(cancels), frees };
+        let queues = Queues { pins, cancels: queued.then_some(cancels), frees };
         let context = Context::try_new(Uring::open(Setup::default()).unwrap(), queues).unwrap();
         Self { context, space, _workers: workers }
     }

@@ -66,7 +66,8 @@
 //!
 //! # Rules for the user
 //! * One [`Linux`] per process, shared with [`grab`](crate::AddressSpace::grab): the kernel lets a range be watched once.
-//! * The notifier needs a queue for its cancels, with two threads at least in strict mode.
+//! * The notifier needs a queue for its cancels ([`Queues::cancels`](crate::Queues); without one a registration is refused with
+//!   `EINVAL`), with two threads at least in strict mode.
 //! * Every watched range is a mapping of its own: `vm.max_map_count` limits them.
 //! * A forked child gets `EFAULT`. The child keeps the parent's descriptor open until it calls `exec`: therefore everything is
 //!   unregistered before a descriptor is closed, or the parent's next `munmap` would wait for ever.

@@ -66,6 +66,10 @@ impl AddressSpace for Linux {
         if !self.space.shared.owner.is_me() {
             return Err(Error::Fault);
         }
+        if !notifier.has_queue() {
+            // Its cancels would free memory and wait for devices in the monitor's thread.
+            return Err(Error::Invalid);
+        }
         // Nothing is watched for it yet, so no window can be missed.
         self.space.shared.add(notifier).map(Registration)
     }

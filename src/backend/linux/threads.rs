@@ -105,17 +105,21 @@ mod tests {
     #[test]
     fn a_busy_thread_is_seen() {
         // Other tests run in this process: only this direction is certain.
-        let stop = AtomicBool::new(false);
-        std::thread::scope(|scope| {
+        let (busy, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+        let missed = std::thread::scope(|scope| {
             scope.spawn(|| {
+                busy.store(true, Ordering::Relaxed);
                 while !stop.load(Ordering::Relaxed) {
                     core::hint::spin_loop();
                 }
             });
-            for _ in 0..1000 {
-                assert!(!all_others_sleep());
+            while !busy.load(Ordering::Relaxed) {
+                core::hint::spin_loop();
             }
+            let missed = (0..1000).filter(|_| all_others_sleep()).count();
             stop.store(true, Ordering::Relaxed);
+            missed
         });
+        assert_eq!(missed, 0);
     }
 }

@@ -39,10 +39,12 @@ unsafe impl Platform for Std {
     type Work = SoftWork<Self>;
     type Queue = Ref<SoftQueue<Self>, Self>;
 
+    #[inline]
     fn fence() {
-        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+        full_fence();
     }
 
+    #[inline]
     fn note_lease(object: usize, taken: bool) {
         held::note(object, taken);
     }
@@ -60,4 +62,18 @@ unsafe impl Platform for Std {
         // SAFETY: the caller's promise.
         unsafe { ::std::alloc::dealloc(ptr.as_ptr(), layout) }
     }
+}
+
+/// A full fence. On x86-64 a locked instruction on the stack, as kernels do it: half the price of the `mfence` that the language's own
+/// fence becomes, and as strong for ordinary memory.
+#[inline]
+pub(super) fn full_fence() {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: it changes no value. Without options the compiler takes it to read and write all memory, so it moves
+    // no access across; the processor moves none across a locked instruction.
+    unsafe {
+        core::arch::asm!("lock or dword ptr [rsp], 0");
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
 }

@@ -3,7 +3,7 @@
 use crate::platform::{Cell, LockClass, RawLock, RawWait};
 use core::cell::UnsafeCell;
 use core::fmt;
-use core::sync::atomic::{AtomicUsize, Ordering, fence};
+use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -91,9 +91,10 @@ pub struct StdWait {
     moved: Condvar,
 }
 
-// SAFETY: store-buffering between the sleeper (announce, fence, look) and the waker (write, fence, look for sleepers): one
-// of them sees the other. A waker that sees the sleeper moves the epoch under the mutex, so the sleeper, who noted the
-// epoch before it looked, either finds it moved or is woken.
+// SAFETY: the sleeper announces itself and then looks, the waker writes and then looks for sleepers; both pass through `sleepers`
+// by a read-modify-write that acquires and releases. If the sleeper's comes first, the waker sees it; if the waker's comes
+// first, the sleeper acquires from it and so sees what was written. A waker that sees the sleeper moves the epoch under the
+// mutex, so the sleeper, who noted the epoch before it looked, either finds it moved or is woken.
 unsafe impl RawWait for StdWait {
     fn blank() -> Self {
         Self { sleepers: AtomicUsize::new(0), epoch: Mutex::new(0), moved: Condvar::new() }
@@ -108,7 +109,8 @@ unsafe impl RawWait for StdWait {
         }
         // A timeout too long for the clock is none.
         let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
-        self.sleepers.fetch_add(1, Ordering::Relaxed);
+        // ORDERING: acquires from and releases to the compare-exchange in `wake_all`.
+        self.sleepers.fetch_add(1, Ordering::AcqRel);
         let met = self.sleep(deadline, condition);
         self.sleepers.fetch_sub(1, Ordering::Relaxed);
         met
@@ -116,8 +118,9 @@ unsafe impl RawWait for StdWait {
 
     #[inline]
     unsafe fn wake_all(&self) {
-        fence(Ordering::SeqCst);
-        if self.sleepers.load(Ordering::Relaxed) == 0 {
+        // ORDERING: releases what was written to the `fetch_add` of a sleeper that comes later. Writes what it read: a plain load
+        // could be from before that `fetch_add`.
+        if self.sleepers.compare_exchange(0, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             return;
         }
         let mut epoch = self.epoch.lock().unwrap_or_else(PoisonError::into_inner);
@@ -131,7 +134,6 @@ impl StdWait {
     fn sleep(&self, deadline: Option<Instant>, condition: &mut dyn FnMut() -> bool) -> bool {
         loop {
             let seen = *self.epoch.lock().unwrap_or_else(PoisonError::into_inner);
-            fence(Ordering::SeqCst);
             if condition() {
                 return true;
             }
