@@ -1,6 +1,6 @@
 //! The models: the shared bodies (`tests/bodies`) on loom.
 
-use crate::bodies::{Stage, notifier, queue, refcount};
+use crate::bodies::{Stage, cancel, notifier, object, queue, records, refcount};
 use crate::harness::{Model, bounded, full};
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -79,4 +79,25 @@ pub const ALL: &[Model] = &[
     full("s48_exit_against_acquire", 2, notifier::exit_against_acquire::<Loom>),
     full("s22_equal_windows_end_at_once", 2, notifier::equal_windows::<TwoSlots>),
     full("s54_non_blockable_against_acquire", 2, notifier::non_blockable::<Loom>),
+    bounded("s22_evict_with_two_windows", 3, 2, notifier::evict_with_two_windows::<Loom>),
+    bounded("s20_start_over_two_owners", 3, 2, notifier::start_over_two_owners::<Loom>),
+    bounded("s81_stray_end", 2, 4, notifier::stray_end::<Loom>),
+    full("s83_retry_against_start", 2, notifier::retry_against_start::<Loom>),
+    full("s35_reacquired_while_cancel_runs", 2, cancel::reacquired_while_cancel_runs::<Loom>),
+    full("s36_attached_and_cancel_pending", 2, cancel::attached_and_pending::<Loom>),
+    bounded("s39_last_put_in_queued_cancel", 2, 4, cancel::last_put_in_queued_cancel::<Loom>),
+    full("s51_shut_down_against_start", 2, cancel::shut_down_against_start::<Loom>),
+    full("s17_acquire_against_invalidate", 2, object::acquire_against_invalidate::<Loom>),
+    full("s81_register_during_window", 2, object::register_during_window::<Loom>),
+    full("s29_cancel_while_a_worker_pins", 2, object::cancel_while_a_worker_pins::<Loom>),
+    full("s28_superseded_worker", 2, object::superseded_worker::<Loom>),
+    full("s49_exit_against_worker", 2, object::exit_against_worker::<Loom>),
+    full("s33_worker_limit", 2, object::worker_limit::<Loom>),
+    full("s50_last_reference_in_worker", 2, object::last_reference_in_worker::<Loom>),
+    full("s43_export_against_acquire", 2, object::export_against_acquire::<Loom>),
+    full("s42_two_exports", 2, object::two_exports::<Loom>),
+    full("s46_find_against_last_put", 2, records::find_against_last_put::<Loom>),
+    full("rule12_notifier_published_once", 2, records::notifier_published_once::<Loom>),
+    full("s47_unregister_against_callback", 2, records::unregister_against_callback::<Loom>),
+    full("s86_last_record_in_queued_cancel", 2, records::last_record_in_queued_cancel::<Loom>),
 ];

@@ -23,13 +23,20 @@ mod bodies;
 mod outcomes;
 
 use bodies::Stage;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use userptr::backend::std::Std;
 
 impl Stage for Std {
     type Join = JoinHandle<()>;
     fn spawn(f: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-        thread::spawn(f)
+        // Every second thread gets a head start: without it most races go the spawner's way.
+        static SPAWNED: AtomicUsize = AtomicUsize::new(0);
+        let thread = thread::spawn(f);
+        if SPAWNED.fetch_add(1, Ordering::Relaxed) % 2 == 0 {
+            thread::yield_now();
+        }
+        thread
     }
     fn join(join: JoinHandle<()>) {
         join.join().unwrap();
@@ -54,5 +61,10 @@ on_threads! {
         cancel_against_run;
     notifier: start_against_attach, invalidate_against_acquire, two_invalidations, two_windows,
         last_put_against_invalidate, two_closes, evict_against_start, lease_refused, partly_overlapping,
-        old_ticket, lease_past_deadline, exit_against_acquire, non_blockable;
+        old_ticket, lease_past_deadline, exit_against_acquire, non_blockable, equal_windows,
+        evict_with_two_windows, start_over_two_owners, stray_end, retry_against_start;
+    cancel: reacquired_while_cancel_runs, attached_and_pending, last_put_in_queued_cancel, shut_down_against_start;
+    object: acquire_against_invalidate, register_during_window, cancel_while_a_worker_pins, superseded_worker,
+        exit_against_worker, worker_limit, last_reference_in_worker, export_against_acquire, two_exports;
+    records: find_against_last_put, notifier_published_once, unregister_against_callback, last_record_in_queued_cancel;
 }

@@ -16,10 +16,10 @@ use userptr::{Blockable, Outcome};
 const ROUNDS: usize = if cfg!(miri) { 200 } else { 200_000 };
 
 /// Runs the race until each of `expected` has come.
-fn enumerate<T: Ord + Debug>(expected: &[T], race: impl Fn() -> T) {
+fn enumerate<T: Ord + Debug>(expected: &[T], race: impl Fn(usize) -> T) {
     let mut seen = BTreeSet::new();
-    for _ in 0..ROUNDS {
-        let outcome = race();
+    for round in 0..ROUNDS {
+        let outcome = race(round);
         assert!(expected.contains(&outcome), "an impossible outcome: {outcome:?}");
         seen.insert(outcome);
         if seen.len() == expected.len() {
@@ -31,24 +31,26 @@ fn enumerate<T: Ord + Debug>(expected: &[T], race: impl Fn() -> T) {
 
 #[test]
 fn upgrade_against_last_put_both_ways() {
-    enumerate(&[false, true], refcount::upgrade::<Std>);
+    enumerate(&[false, true], |_| refcount::upgrade::<Std>());
 }
 
 #[test]
 fn second_enqueue_accepted_and_refused() {
-    enumerate(&[false, true], queue::queued_twice::<Std>);
+    enumerate(&[false, true], |_| queue::queued_twice::<Std>());
 }
 
 /// A start meets two objects that are being acquired one after the other: none is there, one, or both.
 #[test]
 fn start_finds_every_prefix_of_the_tree() {
-    enumerate(&[0, 1, 2], || {
+    enumerate(&[0, 1, 2], |round| {
         let (home, world) = (notifier::<Std>(), World::new());
         let probes = [Probe::new(&home, &world, pages(0, 2)), Probe::new(&home, &world, pages(1, 2))];
         let found = Arc::new(AtomicUsize::new(0));
         let t = {
             let (home, found) = (home.clone(), found.clone());
             Std::spawn(move || {
+                // Later in every round.
+                (0..round % 6).for_each(|_| thread::yield_now());
                 let stopping = home.begin(pages(1, 1), Blockable::Yes).unwrap();
                 // Whatever is attached from here on overlaps the window and is refused.
                 found.store(home.stats().attached, Ordering::Relaxed);

@@ -20,6 +20,11 @@ const START: &str = "src/notifier/start.rs";
 const ACQUIRE: &str = "src/notifier/acquire.rs";
 const CANCEL: &str = "src/notifier/cancel.rs";
 const LEASE: &str = "src/notifier/lease.rs";
+const WINDOWS: &str = "src/notifier/windows.rs";
+const SUMMARY: &str = "src/notifier/summary.rs";
+const INSTALL: &str = "src/object/acquire.rs";
+const WORKER: &str = "src/object/worker.rs";
+const RECORD: &str = "src/mm/record.rs";
 
 const ATTACH_MODEL: &str = "s26_s84_start_against_attach_on_empty_index";
 const ACQUIRE_MODEL: &str = "s17_to_s21_invalidate_against_acquire_and_lease";
@@ -231,5 +236,197 @@ pub const CONTROLS: &[Control] = &[
             ),
         ],
         model: "s83_lease_past_the_deadline",
+    },
+    Control {
+        name: "failed_close_without_acquire",
+        file: WINDOWS,
+        edits: &[("Rmw::Release, Load::Acquire)", "Rmw::Release, Load::Relaxed)")],
+        model: "s22_equal_windows_end_at_once",
+    },
+    Control {
+        name: "summary_without_release",
+        file: SUMMARY,
+        edits: &[(
+            "self.hull.start.store(start, Store::Release);",
+            "self.hull.start.store(start, Store::Relaxed);",
+        )],
+        model: "s78_evict_against_start",
+    },
+    Control {
+        name: "any_end_closes_a_slot",
+        file: WINDOWS,
+        edits: &[(
+            "if word & STATE != OPEN || slot.range() != (range.start(), range.last()) {",
+            "if word & STATE != OPEN {",
+        )],
+        model: "s81_stray_end",
+    },
+    Control {
+        name: "any_end_closes_a_spilled_window",
+        file: WINDOWS,
+        edits: &[("if !self.hull.is_some_and(|h| h.contains(range)) {", "if self.hull.is_none() {")],
+        model: "s81_stray_end",
+    },
+    Control {
+        name: "quarantined_counts_as_released",
+        file: START,
+        edits: &[(
+            "State::Quarantined => outcome = outcome.max(unsafe { attachment.outcome() }),",
+            "State::Quarantined => {}",
+        )],
+        model: "s83_retry_against_start",
+    },
+    Control {
+        name: "pending_never_cleared",
+        file: SOFT,
+        edits: &[(
+            "                (*item).pending.swap(0, Rmw::AcqRel);\n                (*item).run",
+            "                (*item).run",
+        )],
+        model: "s35_reacquired_while_cancel_runs",
+    },
+    Control {
+        name: "pending_never_cleared_36",
+        file: SOFT,
+        edits: &[(
+            "                (*item).pending.swap(0, Rmw::AcqRel);\n                (*item).run",
+            "                (*item).run",
+        )],
+        model: "s36_attached_and_cancel_pending",
+    },
+    Control {
+        name: "cancel_keeps_its_reference",
+        file: CANCEL,
+        edits: &[("    drop(sub);\n}", "    core::mem::forget(sub);\n}")],
+        model: "s39_last_put_in_queued_cancel",
+    },
+    Control {
+        name: "refused_cancel_is_lost",
+        file: CANCEL,
+        edits: &[(
+            "        return run(unsafe { Ref::adopt(inner) });",
+            "        return drop(unsafe { Ref::adopt(inner) });",
+        )],
+        model: "s51_shut_down_against_start",
+    },
+    Control {
+        name: "superseded_pins_are_kept",
+        file: INSTALL,
+        edits: &[(
+            "                    device.unmap(map);\n                    this.unpin_unused(&pages);",
+            "                    device.unmap(map);",
+        )],
+        model: "s29_cancel_while_a_worker_pins",
+    },
+    Control {
+        name: "superseded_worker_commits",
+        file: ACQUIRE,
+        edits: &[(
+            "if attachment.state() != State::Acquiring || attachment.ticket() != ticket.0 {",
+            "if attachment.state() != State::Acquiring {",
+        )],
+        model: "s28_superseded_worker",
+    },
+    Control {
+        name: "attached_without_a_worker",
+        file: WORKER,
+        edits: &[(
+            "        Notifier::abandon(this, ticket, false);\n        return Error::Again;",
+            "        return Error::Again;",
+        )],
+        model: "s33_worker_limit",
+    },
+    Control {
+        name: "worker_place_is_kept",
+        file: WORKER,
+        edits: &[("        this.context.give_worker();\n        // The users", "        // The users")],
+        model: "s50_last_reference_in_worker",
+    },
+    Control {
+        name: "worker_after_exit",
+        file: START,
+        edits: &[("core.dead = true;", "")],
+        model: "s49_exit_against_worker",
+    },
+    Control {
+        name: "window_unknown_to_a_registration",
+        file: START,
+        edits: &[(
+            "        if !self.windows.open(range) {\n            self.with(|core| core.spill.open(range));\n        }",
+            "",
+        )],
+        model: "s81_register_during_window",
+    },
+    Control {
+        name: "export_keeps_pages",
+        file: ACQUIRE,
+        edits: &[(
+            "State::Ready | State::Revoking | State::Quarantined => return false,",
+            "State::Ready | State::Revoking | State::Quarantined => {}",
+        )],
+        model: "s43_export_against_acquire",
+    },
+    Control {
+        name: "second_export_under_the_old_lock",
+        file: ACQUIRE,
+        edits: &[("if !core::ptr::eq(from, sub.home()) {", "if false {")],
+        model: "s42_two_exports",
+    },
+    Control {
+        name: "record_stays_registered",
+        file: RECORD,
+        edits: &[("self.space.unregister(bound.registration);", "drop(bound.registration);")],
+        model: "s47_unregister_against_callback",
+    },
+    Control {
+        name: "loser_stays_registered",
+        file: RECORD,
+        edits: &[("self.space.unregister(lost.registration);", "drop(lost.registration);")],
+        model: "rule12_notifier_published_once",
+    },
+    Control {
+        name: "published_without_release",
+        file: RECORD,
+        edits: &[("self.published.store(1, Store::Release);", "self.published.store(1, Store::Relaxed);")],
+        model: "rule12_notifier_published_once",
+    },
+    Control {
+        name: "published_twice",
+        file: RECORD,
+        edits: &[("if self.published.load(Load::Relaxed) != 0 {", "if false {")],
+        model: "rule12_notifier_published_once",
+    },
+    Control {
+        name: "dying_record_stays_linked",
+        file: RECORD,
+        edits: &[("guard.with(|buckets| buckets.unlink(&last));", "let _ = &mut guard;")],
+        model: "s46_find_against_last_put",
+    },
+    Control {
+        name: "cancel_keeps_its_reference_86",
+        file: CANCEL,
+        edits: &[("    drop(sub);\n}", "    core::mem::forget(sub);\n}")],
+        model: "s86_last_record_in_queued_cancel",
+    },
+    Control {
+        name: "acquire_without_windows",
+        file: ACQUIRE,
+        edits: &[("            if home.windows.overlaps(range) {", "            if false {")],
+        model: "s17_acquire_against_invalidate",
+    },
+    Control {
+        name: "spilled_window_is_overlooked",
+        file: ACQUIRE,
+        edits: &[("            if core.spill.overlaps(range) {", "            if false {")],
+        model: "s22_evict_with_two_windows",
+    },
+    Control {
+        name: "start_waits_for_ready_only",
+        file: START,
+        edits: &[(
+            "State::Ready | State::Revoking => busy = true,",
+            "State::Ready => busy = true,\n                        State::Revoking => {}",
+        )],
+        model: "s20_start_over_two_owners",
     },
 ];

@@ -168,31 +168,30 @@ impl<P: Platform> Notifier<P> {
         })
     }
 
-    /// Moves an object to another notifier: in one section of the old one's lock, and only while `ticket` keeps it from everybody
-    /// else, takes it out, `Idle`, and runs `switch`, after which [`Subscriber::home`] answers the new one. `false`: the ticket was
-    /// superseded and nothing changed.
-    pub(crate) fn move_home<T: Subscriber<P>>(
-        sub: &Ref<T, P>,
-        ticket: Ticket,
-        switch: impl FnOnce(),
-    ) -> bool {
-        let (old, attachment) = (sub.home(), sub.attachment());
-        let moved = old.with(|core| {
-            // SAFETY: the lock is held. The caller's ticket is of this home: a move needs a ticket, and ours is the newest
-            // or this does nothing.
-            unsafe {
-                let mine = core::ptr::eq(old, sub.home())
-                    && attachment.state() == State::Acquiring
-                    && attachment.ticket() == ticket.0;
-                if mine {
-                    core.take_out(attachment, &old.summary);
-                    switch();
-                }
-                mine
+    /// Moves an object without pages away from `from`: in one section of its lock supersedes an acquire in flight, forgets a failure,
+    /// and runs `switch`, after which [`Subscriber::home`] answers the new one. `false`: it has pages, or a cancel is not done
+    /// with it. An object that is not at `from` any more has been moved already: nothing to do.
+    ///
+    /// It takes no ticket: two moves at once would supersede each other's for ever.
+    pub(crate) fn move_home<T: Subscriber<P>>(sub: &Ref<T, P>, from: &Self, switch: impl FnOnce()) -> bool {
+        let attachment = sub.attachment();
+        let moved = from.with(|core| {
+            if !core::ptr::eq(from, sub.home()) {
+                return true;
             }
+            // SAFETY: the lock of the object's home is held.
+            unsafe {
+                match attachment.state() {
+                    State::Idle => {}
+                    State::Acquiring | State::Failed => core.take_out(attachment, &from.summary),
+                    State::Ready | State::Revoking | State::Quarantined => return false,
+                }
+            }
+            switch();
+            true
         });
         if moved {
-            old.wake();
+            from.wake();
         }
         moved
     }

@@ -5,7 +5,7 @@ use super::lease::is_held_here;
 use super::userptr::{UserPtr, UserPtrRef};
 use crate::device::Device;
 use crate::error::Error;
-use crate::notifier::{Notifier, Refused};
+use crate::notifier::Notifier;
 
 impl<D: Device> UserPtr<D> {
     /// Makes sure that invalidations reach the object before it is shared. Once is enough, twice is the same (rule 21).
@@ -29,21 +29,10 @@ impl<D: Device> UserPtr<D> {
         this.record.notifier()?;
         for _ in 0..RETRIES {
             Notifier::revoke(this).into_result()?;
-            // A ticket of our own keeps everybody else out while the home changes.
-            match Notifier::attach(this) {
-                Ok(ticket) => {
-                    if Notifier::move_home(this, ticket, || this.set_watched()) {
-                        return Ok(());
-                    }
-                }
-                Err(Refused::Dead) => return Err(Error::Fault),
-                Err(Refused::NoMemory) => return Err(Error::NoMemory),
-                // Somebody else acquires, or has exported it meanwhile.
-                Err(Refused::Window | Refused::Busy | Refused::Ready | Refused::Failed) => {}
-            }
-            if this.is_watched() {
+            if Notifier::move_home(this, this.context.unwatched(), || this.set_watched()) {
                 return Ok(());
             }
+            // Somebody has acquired it meanwhile.
         }
         Err(Error::Busy)
     }

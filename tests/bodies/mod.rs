@@ -3,8 +3,12 @@
 //!
 //! A body builds its history before it spawns, and ends with a check that nothing is left.
 
+pub mod cancel;
+pub mod memory;
 pub mod notifier;
+pub mod object;
 pub mod queue;
+pub mod records;
 pub mod refcount;
 pub mod stage;
 

@@ -286,3 +286,87 @@ pub fn non_blockable<P: Stage>() {
     drop(probe);
     assert_quiet(&home, &world);
 }
+
+/// A cancel without a window while two windows are open: nothing gets in before the last end, nothing is released twice.
+pub fn evict_with_two_windows<P: Stage>() {
+    let (home, world, probe) = stage::<P>();
+    assert!(Probe::acquire(&probe));
+    let threads = [0, 1].map(|_| spawn_start_zap_end::<P>(&home, &world, pages(0, 1)));
+    assert_eq!(Notifier::revoke(&probe), Outcome::Idle);
+    Probe::acquire(&probe);
+    Probe::touch(&probe);
+    for t in threads {
+        P::join(t);
+    }
+    Probe::touch(&probe);
+    drop(probe);
+    assert_quiet(&home, &world);
+}
+
+/// Two objects, a start that owns each, and a third that may own neither: it returns when both are released.
+pub fn start_over_two_owners<P: Stage>() {
+    let (home, world) = (notifier::<P>(), World::new());
+    let probes = [Probe::new(&home, &world, pages(0, 2)), Probe::new(&home, &world, pages(1, 2))];
+    for probe in &probes {
+        assert!(Probe::acquire(probe));
+    }
+    let threads = [0, 2].map(|page| spawn_start_zap_end::<P>(&home, &world, pages(page, 1)));
+    assert_eq!(home.invalidate_start(pages(1, 1), Blockable::Yes).unwrap(), Outcome::Idle);
+    assert_eq!(world.pins(), 0, "a start returned before the other starts' cancels");
+    home.invalidate_end(pages(1, 1));
+    for t in threads {
+        P::join(t);
+    }
+    drop(probes);
+    assert_quiet(&home, &world);
+}
+
+/// An end without a start, of a range that is no window's, changes nothing: with the slots free, and with all of them taken.
+pub fn stray_end<P: Stage>() {
+    let (home, world, probe) = stage::<P>();
+    let slots = P::WINDOWS;
+    for _ in 0..slots {
+        home.open_window(pages(9, 1));
+    }
+    let t = spawn_start_zap_end::<P>(&home, &world, pages(0, 1));
+    home.invalidate_end(pages(0, 2));
+    home.invalidate_end(pages(3, 1));
+    Probe::acquire(&probe);
+    Probe::touch(&probe);
+    for _ in 0..slots {
+        home.invalidate_end(pages(9, 1));
+    }
+    home.invalidate_end(pages(9, 1));
+    P::join(t);
+    Probe::touch(&probe);
+    drop(probe);
+    assert_quiet(&home, &world);
+}
+
+/// A device that did not stop in time is reset and tried again while a start comes: one cancel, and the start's outcome is true.
+pub fn retry_against_start<P: Stage>() {
+    let (home, world, probe) = stage::<P>();
+    assert!(Probe::acquire(&probe));
+    world.set_stuck(true);
+    assert_eq!(home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap(), Outcome::TimedOut);
+    home.invalidate_end(pages(0, 1));
+    assert_eq!((home.stats().quarantined, world.pins()), (1, 1));
+    let t = {
+        let (home, world) = (home.clone(), world.clone());
+        P::spawn(move || {
+            if home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap() == Outcome::Idle {
+                assert_eq!(world.pins(), 0, "a start returned before the retry had unpinned");
+                world.zap();
+            }
+            home.invalidate_end(pages(0, 1));
+        })
+    };
+    world.set_stuck(false);
+    assert_eq!(home.retry_quarantined(), Outcome::Idle);
+    P::join(t);
+    assert_eq!(Notifier::state(&probe), State::Idle);
+    assert!(Probe::acquire(&probe));
+    assert!(Probe::touch(&probe));
+    drop(probe);
+    assert_quiet(&home, &world);
+}

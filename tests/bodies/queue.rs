@@ -42,7 +42,7 @@ pub fn job<P: Stage>() -> Ref<Job<P>, P> {
     Ref::try_new(job).map_err(|(_, e)| e).unwrap()
 }
 
-fn worker<P: Stage>(queue: &Queue<P>) -> P::Join {
+pub fn worker<P: Stage>(queue: &Queue<P>) -> P::Join {
     let queue = queue.clone();
     P::spawn(move || queue.work())
 }

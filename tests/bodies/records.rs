@@ -1,0 +1,81 @@
+//! Records of address spaces: found, registered, given back.
+
+use super::Stage;
+use super::memory::{Machine, Space, touch};
+use super::stage::pages;
+use std::sync::Arc;
+use userptr::{Blockable, Caller, Flags, MmRegistry};
+
+/// Look-ups against the last put: the old record or a new one, never a dying one.
+pub fn find_against_last_put<P: Stage>() {
+    let machine = Machine::<P>::new(Caller::Owner, 1, false);
+    let record = machine.record();
+    let t = {
+        let (registry, memory) = (machine.context.registry().clone(), machine.memory.clone());
+        P::spawn(move || {
+            let found = MmRegistry::find(&registry, &Space::of(&memory)).unwrap();
+            assert_eq!(registry.len(), 1, "two records of one address space");
+            drop(found);
+        })
+    };
+    drop(record);
+    drop(machine.record());
+    P::join(t);
+    machine.assert_quiet();
+}
+
+/// Two threads want the notifier: both get the same, and it is registered by then; the loser's is not, in the end.
+pub fn notifier_published_once<P: Stage>() {
+    let machine = Machine::<P>::new(Caller::Owner, 1, false);
+    let record = machine.record();
+    let t = {
+        let (record, memory) = (record.clone(), machine.memory.clone());
+        P::spawn(move || {
+            let home = record.notifier().unwrap().clone();
+            assert!(memory.is_registered(&home), "published before it was registered");
+        })
+    };
+    let home = record.notifier().unwrap().clone();
+    assert!(machine.memory.is_registered(&home), "published before it was registered");
+    P::join(t);
+    assert!(userptr::Ref::ptr_eq(&home, record.notifier().unwrap()));
+    drop(home);
+    drop(record);
+    machine.assert_quiet();
+}
+
+/// The record is given back while a callback runs in its notifier: the release waits for it, then unregisters.
+pub fn unregister_against_callback<P: Stage>() {
+    let machine = Machine::<P>::new(Caller::Owner, 1, false);
+    let record = machine.record();
+    record.notifier().unwrap();
+    let t = {
+        let memory = Arc::clone(&machine.memory);
+        P::spawn(move || memory.change(pages(0, 1)))
+    };
+    drop(record);
+    while machine.frees.run_one() {}
+    P::join(t);
+    machine.assert_quiet();
+}
+
+/// A queued cancel drops the last reference to the object, and with it the record's; the record's release waits for the cancel.
+pub fn last_record_in_queued_cancel<P: Stage>() {
+    let machine = Machine::<P>::new(Caller::Owner, 1, true);
+    let object = machine.object(0, Flags::NONE);
+    touch(&machine, &object).unwrap();
+    let home = object.record().notifier().unwrap().clone();
+    home.begin(pages(0, 1), Blockable::Yes).unwrap().let_go();
+    home.invalidate_end(pages(0, 1));
+    let w = {
+        let cancels = machine.cancels.clone().unwrap();
+        P::spawn(move || {
+            cancels.run_one();
+        })
+    };
+    drop(object);
+    drop(home);
+    while machine.frees.run_one() {}
+    P::join(w);
+    machine.assert_quiet();
+}
