@@ -314,7 +314,11 @@ fn s83_a_lease_beyond_the_deadline<P: Host>() {
         assert_eq!((n.stats().quarantined, n.stats().quarantined_ever), (1, 1));
         // It refuses acquires, and each start says so again without waiting for the deadline twice.
         assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
-        assert_eq!(UserPtr::put_pages(&object), Err(Error::TimedOut));
+        thread::scope(|s| {
+            s.spawn(|| assert_eq!(UserPtr::put_pages(&object), Err(Error::TimedOut)));
+        });
+        // To the holder it is said at once (rule 29).
+        assert_eq!(UserPtr::put_pages(&object), Err(Error::Deadlock));
         w.process.dontneed(a + PAGE, PAGE);
         assert_eq!(w.machine.take_outcomes(), [Outcome::TimedOut]);
         assert_eq!(n.retry_quarantined(), Outcome::TimedOut, "left to the leases");
