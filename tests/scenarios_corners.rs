@@ -321,7 +321,8 @@ fn s83_a_lease_beyond_the_deadline<P: Host>() {
         assert_eq!(UserPtr::put_pages(&object), Err(Error::Deadlock));
         w.process.dontneed(a + PAGE, PAGE);
         assert_eq!(w.machine.take_outcomes(), [Outcome::TimedOut]);
-        assert_eq!(n.retry_quarantined(), Outcome::TimedOut, "left to the leases");
+        assert_eq!(n.retry_quarantined(), Outcome::Idle, "nothing was tried: it is left to the leases");
+        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Quarantined, 2));
         drop(one);
         assert_eq!(UserPtr::state(&object), State::Quarantined);
         drop(two);
