@@ -11,6 +11,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::unreachable,
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
     clippy::disallowed_types,
@@ -33,7 +34,7 @@ impl Stage for Std {
         // Every second thread gets a head start: without it most races go the spawner's way.
         static SPAWNED: AtomicUsize = AtomicUsize::new(0);
         let thread = thread::spawn(f);
-        if SPAWNED.fetch_add(1, Ordering::Relaxed) % 2 == 0 {
+        if SPAWNED.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
             thread::yield_now();
         }
         thread
