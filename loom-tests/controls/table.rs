@@ -297,16 +297,13 @@ pub const CONTROLS: &[Control] = &[
     Control {
         name: "cancel_keeps_its_reference",
         file: CANCEL,
-        edits: &[("    drop(sub);\n}", "    core::mem::forget(sub);\n}")],
+        edits: &[("    drop(sub);\n    outcome", "    core::mem::forget(sub);\n    outcome")],
         model: "s39_last_put_in_queued_cancel",
     },
     Control {
         name: "refused_cancel_is_lost",
         file: CANCEL,
-        edits: &[(
-            "        return run(unsafe { Ref::adopt(inner) });",
-            "        return drop(unsafe { Ref::adopt(inner) });",
-        )],
+        edits: &[("let _ = run(unsafe { Ref::adopt(inner) });", "drop(unsafe { Ref::adopt(inner) });")],
         model: "s51_shut_down_against_start",
     },
     Control {
@@ -367,15 +364,18 @@ pub const CONTROLS: &[Control] = &[
         model: "s43_export_against_acquire",
     },
     Control {
-        name: "second_export_under_the_old_lock",
+        name: "moved_already_is_a_failure",
         file: ACQUIRE,
-        edits: &[("if !core::ptr::eq(from, sub.home()) {", "if false {")],
+        edits: &[(
+            "            if !core::ptr::eq(from, sub.home()) {\n                return true;",
+            "            if !core::ptr::eq(from, sub.home()) {\n                return false;",
+        )],
         model: "s42_two_exports",
     },
     Control {
         name: "record_stays_registered",
         file: RECORD,
-        edits: &[("self.space.unregister(bound.registration);", "drop(bound.registration);")],
+        edits: &[("this.space.unregister(bound.registration);", "drop(bound.registration);")],
         model: "s47_unregister_against_callback",
     },
     Control {
@@ -405,7 +405,7 @@ pub const CONTROLS: &[Control] = &[
     Control {
         name: "cancel_keeps_its_reference_86",
         file: CANCEL,
-        edits: &[("    drop(sub);\n}", "    core::mem::forget(sub);\n}")],
+        edits: &[("    drop(sub);\n    outcome", "    core::mem::forget(sub);\n    outcome")],
         model: "s86_last_record_in_queued_cancel",
     },
     Control {
