@@ -13,6 +13,9 @@ use crossbeam_utils::CachePadded;
 type QueueOf<D> = <Host<D> as Platform>::Queue;
 
 /// The queues that a context works on. A queue must outlive every object of the context.
+///
+/// Shut them down in the order of the fields: a pin worker or a cancel may hold the last reference to an object, whose record then goes
+/// to the queue of the frees. With locals, which are dropped in reverse, that means: `frees` is declared first.
 pub struct Queues<P: Platform> {
     /// Where workers pin. They take users and the host's locks; never the queue of the cancels (rule 8).
     pub pins: P::Queue,

@@ -1,5 +1,6 @@
 //! The pages about the whole name models, scenarios and files: they must be there.
 #![cfg(not(miri))]
+#![allow(clippy::unwrap_used, clippy::disallowed_types, reason = "a test: it stops where something is wrong")]
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -100,6 +100,27 @@ fn s29_a_cancel_while_a_worker_pins<P: Host>() {
     }
 }
 
+/// A large object is pinned in strides, and a worker whose result nobody wants any more does not go on with the next.
+fn s29_a_superseded_worker_stops_early<P: Host>() {
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let pages = 4000;
+    let a = w.process.mmap(pages * PAGE);
+    let object = w.create(a, pages);
+    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+    let process = w.record().users().unwrap();
+    w.machine.once_in(Op::SlowPin, Seam::Pinned, move |_| process.dontneed(a, PAGE));
+    let strides =
+        || w.machine.trace().iter().filter(|e| e.seam == Seam::Pinned && e.op == Op::SlowPin).count();
+    w.work();
+    assert_eq!((strides(), w.machine.pins()), (1, 0));
+    drop(w.lease(&object));
+    assert!(strides() > 4, "it takes several");
+    assert_eq!(w.machine.pins(), pages);
+    drop(object);
+    w.finish();
+}
+
 fn s30_a_fault_sticks_until_the_mapping_changes_or_a_reset<P: Host>() {
     let w = World::<P>::new();
     let _in = w.enter();
@@ -358,6 +379,7 @@ on_each_host! {
     s27_a_partial_fast_pin_is_given_back_once_and_the_worker_finishes,
     s28_a_superseded_worker_that_ends_last_changes_nothing,
     s29_a_cancel_while_a_worker_pins,
+    s29_a_superseded_worker_stops_early,
     s30_a_fault_sticks_until_the_mapping_changes_or_a_reset,
     s31_out_of_memory_is_reported_once,
     s32_no_pages_is_an_error_and_no_loop,

@@ -211,9 +211,19 @@ fn reduced(manifest: &str, name: &str) -> String {
     out.lines().filter(|l| !l.starts_with("readme")).collect::<Vec<_>>().join("\n")
 }
 
+/// Makes `to` a copy of `from`, and nothing more.
 fn mirror(from: &Path, to: &Path) {
     let Ok(entries) = fs::read_dir(from) else { return };
     fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(to).unwrap() {
+        let path = entry.unwrap().path();
+        let source = from.join(path.file_name().unwrap());
+        if path.is_dir() && !source.is_dir() {
+            fs::remove_dir_all(&path).unwrap();
+        } else if !path.is_dir() && !source.is_file() {
+            fs::remove_file(&path).unwrap();
+        }
+    }
     for entry in entries {
         let path = entry.unwrap().path();
         let into = to.join(path.file_name().unwrap());

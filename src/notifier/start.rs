@@ -78,19 +78,18 @@ impl<P: Platform> Notifier<P> {
             }
             Some(self.mark(core, range))
         });
-        let Some(own) = begun else {
+        let Some(marked) = begun else {
             if recorded {
                 self.windows.close(range);
                 self.wake();
             }
             return Err(WouldBlock);
         };
-        let (own, changed) = own;
-        if changed {
+        if marked.superseded {
             self.wake();
         }
-        self.tell(own);
-        Ok(Stopping { home: self, range, own, wait: true })
+        self.tell(marked.own);
+        Ok(Stopping { home: self, range, own: marked.own, wait: marked.met })
     }
 
     /// The invalidation of `range` is over: the page tables have changed, and attaches are possible again. An end without a
@@ -116,13 +115,13 @@ impl<P: Platform> Notifier<P> {
     /// The address space is going away: everything is released and nothing attaches any more (rule 14). Like a start over
     /// everything that never ends. Calling it twice is harmless.
     pub fn exit(&self) -> Outcome {
-        let (own, _) = self.with(|core| {
+        let marked = self.with(|core| {
             core.dead = true;
             self.mark(core, AddrRange::ALL)
         });
         self.wake();
-        self.tell(own);
-        Stopping { home: self, range: AddrRange::ALL, own, wait: true }.finish()
+        self.tell(marked.own);
+        Stopping { home: self, range: AddrRange::ALL, own: marked.own, wait: marked.met }.finish()
     }
 
     /// Tries the cancel of every object again whose device did not stop in time: for a driver that has reset its device. Runs in
@@ -152,11 +151,8 @@ impl<P: Platform> Notifier<P> {
     }
 
     /// Under the lock: detaches what has no pages, and makes every `Ready` object that can be upgraded ours to cancel.
-    /// Returns their chain,
-    /// and whether a waiting acquire has something to look at.
-    pub(super) fn mark(&self, core: &mut Core<P>, range: AddrRange) -> (*const Attachment<P>, bool) {
-        let mut own = ptr::null();
-        let mut changed = false;
+    fn mark(&self, core: &mut Core<P>, range: AddrRange) -> Marked<P> {
+        let mut marked = Marked { own: ptr::null(), superseded: false, met: false };
         core.each(range, |core, attachment| {
             // SAFETY: the lock is held, and the attachment is in the index.
             unsafe {
@@ -164,25 +160,26 @@ impl<P: Platform> Notifier<P> {
                     State::Acquiring | State::Failed => {
                         // A newer ticket is what makes the acquirer's commit fail; it drops its private pins there.
                         core.take_out(attachment, &self.summary);
-                        changed = true;
+                        marked.superseded = true;
                     }
                     State::Ready => {
+                        marked.met = true;
                         // Dying: the releaser owns the cancel, and the wait below is for it, too (rule 2).
                         if attachment.edge().is_some_and(|edge| edge.as_ref().count().get_unless_zero()) {
                             attachment.set_state(State::Revoking);
                             attachment.leases.close();
-                            attachment.chain(own);
-                            own = ptr::from_ref(attachment);
+                            attachment.chain(marked.own);
+                            marked.own = ptr::from_ref(attachment);
                         }
                     }
                     // Somebody else's, or waiting for its last lease.
-                    State::Revoking | State::Quarantined => {}
+                    State::Revoking | State::Quarantined => marked.met = true,
                     // Not in the index.
                     State::Idle => debug_assert!(false),
                 }
             }
         });
-        (own, changed)
+        marked
     }
 
     /// Asks the devices of a chain to stop: all of them, before one is waited for.
@@ -197,6 +194,16 @@ impl<P: Platform> Notifier<P> {
             }
         }
     }
+}
+
+/// What a start found under the lock.
+struct Marked<P: Platform> {
+    /// The objects that are ours to cancel, chained; each comes with a count.
+    own: *const Attachment<P>,
+    /// An acquire was superseded or a failure forgotten: a waiting acquire has something to look at.
+    superseded: bool,
+    /// Something with pages overlaps: there is something to wait for, or to report.
+    met: bool,
 }
 
 /// Takes the first object, with its count, off a chain that is the caller's.
@@ -219,7 +226,7 @@ pub struct Stopping<'n, P: Platform> {
     range: AddrRange,
     /// The objects that are ours to cancel; each comes with a count.
     own: *const Attachment<P>,
-    /// Whether anything overlapped at all.
+    /// Whether anything with pages overlaps. If not, nothing can come before the end: the window keeps it out.
     wait: bool,
 }
 

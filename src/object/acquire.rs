@@ -29,7 +29,7 @@ impl<D: Device> UserPtr<D> {
     /// # use userptr::{Context, Limits, Queues};
     /// # let machine = Machine::new();
     /// # let process = machine.process();
-    /// # let (pins, frees) = (Workers::<Std>::start("pins", 1)?, Workers::<Std>::start("frees", 1)?);
+    /// # let (frees, pins) = (Workers::<Std>::start("frees", 1)?, Workers::<Std>::start("pins", 1)?);
     /// # let queues = Queues { pins: pins.queue().clone(), cancels: None, frees: frees.queue().clone() };
     /// # let context = Context::try_new(DmaDevice::<Std>::new(&machine, Limits::default()), queues).map_err(|(_, e)| e)?;
     /// # let _inside = machine.enter(&process);
@@ -98,7 +98,7 @@ impl<D: Device> UserPtr<D> {
     /// # use userptr::{Context, Limits, Queues};
     /// # let machine = Machine::new();
     /// # let process = machine.process();
-    /// # let (pins, frees) = (Workers::<Std>::start("pins", 1)?, Workers::<Std>::start("frees", 1)?);
+    /// # let (frees, pins) = (Workers::<Std>::start("frees", 1)?, Workers::<Std>::start("pins", 1)?);
     /// # let queues = Queues { pins: pins.queue().clone(), cancels: None, frees: frees.queue().clone() };
     /// # let context = Context::try_new(DmaDevice::<Std>::new(&machine, Limits::default()), queues).map_err(|(_, e)| e)?;
     /// # let _inside = machine.enter(&process);

@@ -67,6 +67,28 @@ struct Mark<P: Platform> {
     next: P::Cell<*const Mark<P>>,
 }
 
+/// A run in progress. Ends with its function, and also when that unwinds on a host that can: a mark must not outlive its stack.
+///
+/// # Invariants
+/// `mark` is in the queue's list and alive.
+struct Running<'q, P: Platform> {
+    queue: &'q SoftQueue<P>,
+    mark: *const Mark<P>,
+}
+
+impl<P: Platform> Drop for Running<'_, P> {
+    fn drop(&mut self) {
+        // SAFETY: the mark is in the list (invariant); the lock is held.
+        self.queue.with(|s| unsafe { s.unmark(self.mark) });
+        // SAFETY: settled; the borrow keeps the queue in place.
+        unsafe {
+            self.queue.done.wake_all();
+            // The item may have been queued again while it ran and kept from the other workers until now.
+            self.queue.idle.wake_all();
+        }
+    }
+}
+
 /// # Invariants
 /// * The list is in ascending order of `turn`.
 /// * An item in the list is alive; a mark is alive until its worker unlinks it.
@@ -183,16 +205,10 @@ impl<P: Platform> SoftQueue<P> {
         }) else {
             return false;
         };
+        let running = Running { queue: self, mark: &raw const mark };
         // SAFETY: the item was enqueued and is run once for it. From here on it may be gone at any moment.
         unsafe { run(mark.item) };
-        // SAFETY: the mark is in the list, put there above; the lock is held.
-        self.with(|s| unsafe { s.unmark(&raw const mark) });
-        // SAFETY: settled; the caller's borrow keeps the queue in place.
-        unsafe {
-            self.done.wake_all();
-            // The item may have been queued again while it ran and kept from the other workers until now.
-            self.idle.wake_all();
-        }
+        drop(running);
         true
     }
 

@@ -75,7 +75,7 @@ fn fork_with(options: Options) {
         memory::map_at(memory::ELSEWHERE, BYTES, flags).unwrap()
     }];
     let objects = [first, second].map(|range| stack.object(range.address, range.bytes));
-    drop(objects.each_ref().map(|object| lease(object)));
+    drop(objects.each_ref().map(lease));
     let mut child = Child::fork(|| {
         let range = AddrRange::new(second.address, second.bytes).unwrap();
         stack.space.caller() == Caller::Stranger
