@@ -59,9 +59,11 @@ macro_rules! on_threads {
 on_threads! {
     refcount: two_drops, upgrade_against_last_put, put_and_lock_against_lookup;
     queue: flush_one_worker, flush_two_workers, flush_item_two_workers, queued_while_running, never_twice_at_once,
+        refused_is_seen,
         cancel_against_run;
     notifier: start_against_attach, invalidate_against_acquire, two_invalidations, two_windows,
-        last_put_against_invalidate, two_closes, evict_against_start, lease_refused, partly_overlapping,
+        last_put_against_invalidate, two_closes, evict_against_start, lease_refused, lease_elsewhere,
+        partly_overlapping,
         old_ticket, lease_past_deadline, exit_against_acquire, non_blockable, equal_windows,
         evict_with_two_windows, start_over_two_owners, stray_end, retry_against_start;
     cancel: reacquired_while_cancel_runs, attached_and_pending, last_put_in_queued_cancel, shut_down_against_start;

@@ -77,6 +77,21 @@ pub const CONTROLS: &[Control] = &[
         model: "s34_queued_while_running_runs_again",
     },
     Control {
+        name: "pending_cleared_without_acquire",
+        file: SOFT,
+        edits: &[("(*item).pending.swap(0, Rmw::AcqRel);", "(*item).pending.swap(0, Rmw::Relaxed);")],
+        model: "q5_refused_enqueue_is_seen",
+    },
+    Control {
+        name: "open_without_release",
+        file: LEASE,
+        edits: &[(
+            "self.word.store(more.saturating_add(1), Store::Release)",
+            "self.word.store(more.saturating_add(1), Store::Relaxed)",
+        )],
+        model: "s23_lease_on_another_thread",
+    },
+    Control {
         name: "no_flush",
         file: SOFT,
         edits: &[("self.wait(|s| !s.has_until(target));", "let _ = target;")],

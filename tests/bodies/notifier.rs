@@ -142,6 +142,21 @@ pub fn evict_against_start<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
+/// A lease is taken with no lock on the way, by another thread than installed the pages.
+pub fn lease_elsewhere<P: Stage>() {
+    let (home, world, probe) = stage::<P>();
+    let t = {
+        let probe = probe.clone();
+        P::spawn(move || {
+            Probe::touch(&probe);
+        })
+    };
+    assert!(Probe::acquire(&probe));
+    P::join(t);
+    drop(probe);
+    assert_quiet(&home, &world);
+}
+
 /// Once a cancel has begun, a holder who takes turns with another cannot keep it waiting.
 pub fn lease_refused<P: Stage>() {
     let (home, world, probe) = stage::<P>();

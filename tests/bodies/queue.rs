@@ -4,7 +4,7 @@ use super::Stage;
 use super::stage::{Queue, queue};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use userptr::has_work;
-use userptr::platform::{Cell, RawQueue};
+use userptr::platform::{AtomicUsize as _, Cell, Load, RawQueue, Store};
 use userptr::refcount::{Object, Ref};
 use userptr::work::{HasWork, Work, cancel, enqueue, flush_item, is_pending};
 
@@ -14,6 +14,9 @@ pub struct Job<P: Stage> {
     data: P::Cell<usize>,
     /// Plain bookkeeping.
     pub runs: AtomicUsize,
+    /// Written, relaxed, by an enqueuer; what the last run saw of it. `None`: not looked at, and no step of the model.
+    flag: Option<P::Usize>,
+    saw: AtomicUsize,
 }
 // SAFETY: `data` is ordered by the queue: the checker looks.
 unsafe impl<P: Stage> Send for Job<P> {}
@@ -34,11 +37,19 @@ unsafe impl<P: Stage> HasWork<P> for Job<P> {
         // SAFETY: one run at a time: the checker looks.
         this.data.with_mut(|d| unsafe { *d += 1 });
         this.runs.fetch_add(1, Ordering::Relaxed);
+        if let Some(flag) = &this.flag {
+            this.saw.store(flag.load(Load::Relaxed), Ordering::Relaxed);
+        }
     }
 }
 
 pub fn job<P: Stage>() -> Ref<Job<P>, P> {
-    let job = Job { work: Work::blank(), data: <P::Cell<_> as Cell<_>>::new(0), runs: AtomicUsize::new(0) };
+    flagged(None)
+}
+
+fn flagged<P: Stage>(flag: Option<P::Usize>) -> Ref<Job<P>, P> {
+    let (data, runs) = (<P::Cell<_> as Cell<_>>::new(0), AtomicUsize::new(0));
+    let job = Job { work: Work::blank(), data, runs, flag, saw: AtomicUsize::new(0) };
     Ref::try_new(job).map_err(|(_, e)| e).unwrap()
 }
 
@@ -54,6 +65,26 @@ fn quiet<P: Stage>(queue: &Queue<P>, jobs: &[&Ref<Job<P>, P>]) {
         assert!(!is_pending(queue, job), "a pending mark is left");
         assert_eq!(Ref::count(job), 1, "a reference is left");
     }
+}
+
+/// What was written before an enqueue is seen by a run, also when that enqueue was refused.
+pub fn refused_is_seen<P: Stage>() {
+    let (queue, job) = (queue::<P>(), flagged::<P>(Some(P::Usize::new(0))));
+    let w = worker::<P>(&queue);
+    assert!(enqueue(&queue, job.clone()).is_ok());
+    if let Some(flag) = &job.flag {
+        flag.store(1, Store::Relaxed);
+    }
+    drop(enqueue(&queue, job.clone()));
+    queue.flush();
+    assert_eq!(
+        job.saw.load(Ordering::Relaxed),
+        1,
+        "a run does not see what was written before an enqueue that it serves"
+    );
+    queue.shut_down();
+    P::join(w);
+    quiet(&queue, &[&job]);
 }
 
 pub fn flush_one_worker<P: Stage>() {
