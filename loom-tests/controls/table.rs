@@ -92,6 +92,48 @@ pub const CONTROLS: &[Control] = &[
         model: "s23_lease_on_another_thread",
     },
     Control {
+        name: "flush_waits_for_the_queue_only_q1",
+        file: SOFT,
+        edits: &[(
+            "            let mut at = self.running;\n            while let Some(mark) = at.as_ref() {\n                if mark.turn",
+            "            let mut at: *const Mark<P> = ptr::null();\n            while let Some(mark) = at.as_ref() {\n                if mark.turn",
+        )],
+        model: "q1_flush_with_two_workers_and_a_queuer",
+    },
+    Control {
+        name: "flush_item_overlooks_a_run",
+        file: SOFT,
+        edits: &[("queued.or_else(|| s.run_of(item))", "queued")],
+        model: "q2_flush_item_with_two_workers",
+    },
+    Control {
+        name: "cancelled_item_stays_queued",
+        file: SOFT,
+        edits: &[(
+            "                s.unlink(item);\n                // ORDERING",
+            "                // ORDERING",
+        )],
+        model: "q4_cancel_against_run",
+    },
+    Control {
+        name: "plain_get_of_a_weak_edge_41",
+        file: START,
+        edits: &[(
+            "|edge| edge.as_ref().count().get_unless_zero()",
+            "|edge| { edge.as_ref().count().get(); true }",
+        )],
+        model: "s41_two_closes_against_invalidate",
+    },
+    Control {
+        name: "attach_without_a_look_at_windows_22",
+        file: ACQUIRE,
+        edits: &[(
+            "if home.windows.overlaps(range) {\n                // SAFETY",
+            "if false {\n                // SAFETY",
+        )],
+        model: "s22_two_windows_against_acquire",
+    },
+    Control {
         name: "no_flush",
         file: SOFT,
         edits: &[("self.wait(|s| !s.has_until(target));", "let _ = target;")],
