@@ -52,7 +52,7 @@ enum Owner {
     /// Somebody with a reference to the object.
     Reference,
     /// The release of an object whose count is zero.
-    Release,
+    LastPut,
 }
 
 /// The whole sequence. The object is `Revoking` and ours.
@@ -111,7 +111,7 @@ impl<P: Platform> Core<P> {
             attachment.quarantine(outcome);
             if let Some(edge) = attachment.edge() {
                 let count = edge.as_ref().count();
-                if owner == Owner::Release {
+                if owner == Owner::LastPut {
                     // One for the release itself, which gives it back when it learns of `Fate::Keep`.
                     count.revive();
                 }
@@ -166,7 +166,7 @@ impl<P: Platform> Notifier<P> {
         match Self::claim(sub) {
             State::Ready => {
                 sub.stop();
-                match drain_and_quiesce(sub, Owner::Release) {
+                match drain_and_quiesce(sub, Owner::LastPut) {
                     Outcome::Idle => Fate::Free,
                     Outcome::TimedOut | Outcome::DeviceLost => Fate::Keep,
                 }
