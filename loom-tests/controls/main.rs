@@ -163,6 +163,8 @@ impl Workspace {
         let out = self
             .cargo()
             .env("USERPTR_MODEL_SECONDS", "60")
+            // A use after free meets a pattern, and not by luck what was there before.
+            .env("MALLOC_PERTURB_", "165")
             .args(["-p", &package, "--", "--exact", control.model])
             .output()
             .unwrap();

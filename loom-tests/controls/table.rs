@@ -107,11 +107,11 @@ pub const CONTROLS: &[Control] = &[
         model: "q2_flush_item_with_two_workers",
     },
     Control {
-        name: "cancelled_item_stays_queued",
+        name: "cancelled_item_stays_pending",
         file: SOFT,
         edits: &[(
-            "                s.unlink(item);\n                // ORDERING",
-            "                // ORDERING",
+            "whoever enqueued before is visible to the canceller.\n                work.pending.swap(0, Rmw::AcqRel);",
+            "whoever enqueued before is visible to the canceller.",
         )],
         model: "q4_cancel_against_run",
     },
