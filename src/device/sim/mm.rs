@@ -51,12 +51,14 @@ impl Mm {
 
     fn users_get(&self) -> bool {
         let more = |n: usize| (n != 0).then(|| n + 1);
+        // ORDERING: pairs with the `fetch_sub` in `users_put`: who finds zero sees the end of the address space.
         self.users.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
     }
 
     fn users_put(&self) {
         lockdep::nothing_held("mmput");
         self.machine.arrive(Seam::UsersPut, Op::Other, self.id, None);
+        // ORDERING: releases this user's work and, as the last, acquires the others': `exit` tears down what they used.
         if self.users.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.exit();
         }
@@ -117,12 +119,14 @@ impl Record {
     /// Whether users are left.
     #[must_use]
     pub fn is_alive(&self) -> bool {
+        // ORDERING: pairs with the `fetch_sub` in `users_put`.
         self.0.users.load(Ordering::Acquire) != 0
     }
 
     /// How many holds on the record there are, this one included.
     #[must_use]
     pub fn count(&self) -> usize {
+        // ORDERING: pairs with the `fetch_sub` in `Record`'s drop: a test that reads a count sees what the dropper did.
         self.0.count.load(Ordering::Acquire)
     }
 
@@ -188,6 +192,7 @@ impl Record {
 
 impl Clone for Record {
     fn clone(&self) -> Self {
+        // ORDERING: stronger than a clone needs, so that `count` orders after every clone that it counts.
         self.0.count.fetch_add(1, Ordering::AcqRel);
         Self(self.0.clone())
     }
@@ -195,6 +200,7 @@ impl Clone for Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        // ORDERING: releases to `count`, and as the last acquires from the other droppers.
         match self.0.count.fetch_sub(1, Ordering::AcqRel) {
             0 => self.0.machine.frames().report(Violation::DroppedTwice),
             1 => self.0.machine.records_add(-1),
