@@ -66,41 +66,6 @@ fn s38_a_dying_object_is_not_found<P: Host>() {
     w.finish();
 }
 
-/// Creates and closes in an order that is not that of the handles, across several tables: a handle means its own object, always.
-fn handles_are_small_and_never_double<P: Host>() {
-    let w = World::<P>::new();
-    let _in = w.enter();
-    let client = Client::open(w.ctx.clone()).unwrap();
-    let at = w.memory(ROUNDS);
-    let (mut open, mut seed, mut most) = (Vec::<(u32, usize)>::new(), 1_u32, 0);
-    for round in 0..4 * ROUNDS {
-        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        // More creations than closes at first, then the other way round.
-        if (seed >> 8) % 8 < if round < 2 * ROUNDS { 5 } else { 3 } {
-            let a = at + (round % ROUNDS) * PAGE;
-            let handle = client.create(&w.space(), a, PAGE, 0).unwrap();
-            assert!(open.iter().all(|(other, _)| *other != handle), "{handle} is in use");
-            open.push((handle, a));
-        } else if !open.is_empty() {
-            let (handle, _) = open.swap_remove((seed >> 12) as usize % open.len());
-            client.close(handle).unwrap();
-            assert_eq!(client.close(handle), Err(Error::NoEntry));
-            assert_eq!(client.lookup(handle).unwrap_err(), Error::NoEntry);
-        }
-        most = most.max(open.len());
-        assert_eq!(client.len(), open.len());
-        for (handle, a) in &open {
-            assert_eq!(client.lookup(*handle).unwrap().range().start(), *a);
-            assert!(*handle as usize <= most.next_power_of_two().max(16), "places are reused");
-        }
-    }
-    for absent in [0, 1 << 20, u32::MAX] {
-        assert_eq!(client.close(absent), Err(Error::NoEntry));
-    }
-    drop(client);
-    w.finish();
-}
-
 fn s39_the_last_reference_is_dropped_by_the_cancel<P: Host>() {
     for queued in [false, true] {
         let mut setup = Setup::default().threads(1);
@@ -534,7 +499,6 @@ fn s52_a_forgotten_acquire_is_detached_by_a_start<P: Host>() {
 
 on_each_host! {
     s38_a_dying_object_is_not_found,
-    handles_are_small_and_never_double,
     s39_the_last_reference_is_dropped_by_the_cancel,
     s40_a_close_against_an_invalidation_in_every_order,
     s41_two_closes_and_an_invalidation,
