@@ -50,6 +50,15 @@ void uk_free(void *p);
 long uk_allocations(void);
 void uk_fence(void);
 
+/* Around a work item: faults.c */
+#ifdef CONFIG_FAULT_INJECTION
+void uk_faults_begin(void);
+void uk_faults_end(void);
+#else
+static inline void uk_faults_begin(void) {}
+static inline void uk_faults_end(void) {}
+#endif
+
 /* Address spaces and pages: mm.c. Counts for the tests. */
 enum {
 	UK_PINS, /* pages pinned now */

@@ -55,6 +55,9 @@ struct userptr_words {
 /* The device was reset: cancels that had run out of time are tried again, in every address space. */
 #define USERPTR_RESET USERPTR_REQUEST(12)
 
+/* How many there are: a test makes every allocation of each of them fail. */
+#define USERPTR_REQUESTS 13
+
 #define USERPTR_READ_ONLY 0x1ULL
 #define USERPTR_UNSYNCHRONIZED 0x80000000ULL
 

@@ -11,6 +11,8 @@
 mod copier;
 mod driver;
 mod ffi;
+#[cfg(feature = "planted")]
+mod planted;
 mod platform;
 mod selftest;
 mod space;
