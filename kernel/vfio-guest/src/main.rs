@@ -1,7 +1,7 @@
 //! The VFIO device of `userptr` against QEMU's `edu` device behind an emulated IOMMU, run in the guest by `kernel/vm-test vfio`.
 //!
 //! Each subtest runs in a process of its own, with a deadline: what goes wrong here hangs. After it, the faults that the IOMMU has logged
-//! are counted: a subtest says how many it provokes, and one more or less fails it.
+//! are counted: a subtest says how many it provokes, and one more or less fails it. And no page may stay pinned in the whole machine.
 
 mod cases;
 mod edu;
@@ -34,16 +34,23 @@ fn main() {
     }
     let mut log = KernelLog::open();
     let mut failed = 0;
+    let mut pace = Pace::default();
     for case in cases::all() {
         if !arguments.is_empty() && !arguments.iter().any(|prefix| case.name.starts_with(prefix)) {
             continue;
         }
+        pace.wait_for(case.faults);
         log.faults();
         let outcome = run(case.name);
         // The log is written by an interrupt of the IOMMU.
         std::thread::sleep(Duration::from_millis(50));
         let faults = log.faults();
+        let pinned = memory::pinned_pages();
         match outcome {
+            Ok(_) if pinned != 0 => {
+                failed += 1;
+                println!("not ok {}: {pinned} pages are still pinned after its end", case.name);
+            }
             Ok(_) if faults != case.faults => {
                 failed += 1;
                 println!("not ok {}: {faults} faults of the IOMMU, {} provoked", case.name, case.faults);
@@ -80,6 +87,24 @@ fn run(name: &str) -> Result<String, String> {
         Some(status) if status.success() => Ok(out.lines().last().unwrap_or_default().to_owned()),
         Some(status) => Err(format!("{status}: {}", err.replace('\n', " | "))),
         None => Err(format!("hangs: ended after {DEADLINE:?}: {}", err.replace('\n', " | "))),
+    }
+}
+
+/// The kernel logs no more than three faults in five seconds: each costs it three messages of the ten that it allows itself.
+#[derive(Default)]
+struct Pace(Vec<Instant>);
+
+impl Pace {
+    const MOST: usize = 3;
+    const INTERVAL: Duration = Duration::from_millis(5500);
+
+    fn wait_for(&mut self, faults: usize) {
+        for _ in 0..faults {
+            if let Some(third) = self.0.len().checked_sub(Self::MOST) {
+                std::thread::sleep(Self::INTERVAL.saturating_sub(self.0[third].elapsed()));
+            }
+            self.0.push(Instant::now());
+        }
     }
 }
 

@@ -85,3 +85,15 @@ pub fn locked_pages() -> usize {
     line.split_whitespace().nth(1).and_then(|kilobytes| kilobytes.parse::<usize>().ok()).expect("a number")
         / 4
 }
+
+/// Pages that anybody has pinned and not given back, in the whole machine.
+pub fn pinned_pages() -> u64 {
+    // Each processor keeps a count of its own for a while; this adds them up. An old kernel may not have it.
+    let _ = std::fs::read("/proc/sys/vm/stat_refresh");
+    let counts = std::fs::read_to_string("/proc/vmstat").expect("statistics");
+    let count = |name: &str| {
+        let line = counts.lines().find_map(|line| line.strip_prefix(name)).expect(name);
+        line.trim().parse::<u64>().expect("a number")
+    };
+    count("nr_foll_pin_acquired").wrapping_sub(count("nr_foll_pin_released"))
+}

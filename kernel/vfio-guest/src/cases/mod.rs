@@ -8,7 +8,7 @@ mod stale;
 use crate::Case;
 
 pub fn all() -> Vec<Case> {
-    [device::cases(), stale::cases(), process::cases(), limits::cases()].into_iter().flatten().collect()
+    [stale::cases(), device::cases(), process::cases(), limits::cases()].into_iter().flatten().collect()
 }
 
 /// One row.
