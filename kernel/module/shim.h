@@ -73,6 +73,7 @@ enum {
 	UK_USERS, /* users held now */
 	UK_JOBS, /* jobs of the software device, now */
 	UK_COPIED, /* bytes it ever copied */
+	UK_HITS = 15, /* invalidations that took pages from an object */
 	UK_COUNTERS,
 };
 struct uk_registration;

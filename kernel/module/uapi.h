@@ -75,6 +75,7 @@ enum {
 	USERPTR_JOBS, /* jobs of the device, now */
 	USERPTR_COPIED, /* bytes it ever copied */
 	USERPTR_ALLOCATIONS, /* now */
+	USERPTR_HITS = 15, /* invalidations that took pages from an object; the others found none, or somebody had begun already */
 };
 
 #endif

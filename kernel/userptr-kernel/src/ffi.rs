@@ -128,6 +128,8 @@ pub enum Counter {
     Jobs = 10,
     /// Bytes it ever copied.
     Copied = 11,
+    /// Invalidations that took pages from an object.
+    Hits = 15,
 }
 
 /// Adds to a counter.

@@ -221,8 +221,13 @@ pub unsafe extern "C" fn userptr_invalidate_start(
     let Some(range) = AddrRange::from_bounds(start, end) else { return 0 };
     let mode = if blockable { Blockable::Yes } else { Blockable::No };
     // SAFETY: the caller's promise.
-    match unsafe { home(n) }.invalidate_start(range, mode) {
-        Ok(outcome) => errno(outcome),
+    match unsafe { home(n) }.begin(range, mode) {
+        Ok(stopping) => {
+            if stopping.cancels_any() {
+                ffi::count(ffi::Counter::Hits, 1);
+            }
+            errno(stopping.finish())
+        }
         Err(_) => Error::Again.errno().wrapping_neg(),
     }
 }
