@@ -8,6 +8,7 @@
 
 #include <linux/dma-mapping.h>
 #include <linux/io-64-nonatomic-lo-hi.h>
+#include <linux/iommu.h>
 #include <linux/module.h>
 #include <linux/pci.h>
 
@@ -120,15 +121,29 @@ static enum dma_data_direction direction(bool write)
 	return write ? DMA_BIDIRECTIONAL : DMA_TO_DEVICE;
 }
 
+/*
+ * Whether the DMA layer put a bounce buffer in the page's place. With an IOMMU dma_need_sync() cannot tell: it says what the
+ * layer may do, not what it did.
+ */
+static bool is_bounced(struct page *page, dma_addr_t at)
+{
+	struct iommu_domain *domain = iommu_get_domain_for_dev(&edu.pdev->dev);
+
+	if (domain)
+		return iommu_iova_to_phys(domain, at) != page_to_phys(page);
+	return dma_need_sync(&edu.pdev->dev, at);
+}
+
 /* Maps pages whose frames follow each other. 0, -ENOMEM, or -ENODEV: a bounce buffer would be needed. */
 int uk_edu_map(unsigned long frame, unsigned long pages, bool write, u64 *at)
 {
 	struct device *dev = &edu.pdev->dev;
-	dma_addr_t got = dma_map_page(dev, pfn_to_page(frame), 0, pages << PAGE_SHIFT, direction(write));
+	struct page *page = pfn_to_page(frame);
+	dma_addr_t got = dma_map_page(dev, page, 0, pages << PAGE_SHIFT, direction(write));
 
 	if (dma_mapping_error(dev, got))
 		return -ENOMEM;
-	if (dma_need_sync(dev, got)) {
+	if (is_bounced(page, got)) {
 		dma_unmap_page(dev, got, pages << PAGE_SHIFT, direction(write));
 		return -ENODEV;
 	}

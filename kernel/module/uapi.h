@@ -6,7 +6,7 @@
  *   userptr0  no limits but a deadline of 10 s
  *   userptr1  a deadline of 1 s; its cancels run on a workqueue
  *   userptr2  at most 8 pages, cannot be told that pages are read-only
- *   userptr3  QEMU's edu device, by DMA; a deadline of 5 s. Absent where there is no such device
+ *   userptr3  QEMU's edu device, by DMA; a deadline of 3 s. Absent where there is no such device
  */
 #ifndef USERPTR_UAPI_H
 #define USERPTR_UAPI_H

@@ -2,6 +2,7 @@
 /*
  * Runs the tests, each in a process of its own with a deadline, and prints "ok NAME" or "not ok NAME: why".
  * Arguments: names (or beginnings of names) of the tests to run; none means all.
+ * With USERPTR_EDU in the environment a machine without an edu device is a failure.
  */
 #include "test.h"
 
@@ -67,9 +68,11 @@ static int run(const struct test *t)
 	return line != 0;
 }
 
-/* Whether the kernel has what the list needs. */
+/* Whether the machine and its kernel have what the list needs. */
 static int has(const struct test *list)
 {
+	if (list == edu_tests || list == edu_other_tests)
+		return getenv("USERPTR_EDU") || !access("/dev/userptr3", F_OK);
 	if (list == fault_tests)
 		return !access("/proc/self/fail-nth", F_OK);
 	if (list == plain_tests)
@@ -79,12 +82,16 @@ static int has(const struct test *list)
 
 int main(int argc, char **argv)
 {
-	const struct test *lists[] = { self_tests, basic_tests, mapping_tests, process_tests, stress_tests, fault_tests, plain_tests, last_tests };
+	const struct test *lists[] = { self_tests, basic_tests, mapping_tests, process_tests, stress_tests, edu_tests, edu_other_tests, fault_tests, plain_tests, last_tests };
 	int failed = 0;
 
 	for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++)
 		for (const struct test *t = lists[i]; t->name; t++)
-			if (has(lists[i]) && wanted(t->name, argc, argv))
+			if (!wanted(t->name, argc, argv))
+				continue;
+			else if (has(lists[i]))
 				failed += run(t);
+			else if (lists[i] == edu_tests || lists[i] == edu_other_tests)
+				printf("skipped: %s: the machine has no edu device\n", t->name);
 	return failed != 0;
 }

@@ -145,7 +145,7 @@ impl Edu {
             },
             // A bounce buffer is as good as a cache that is not coherent: one side does not see what the other writes.
             coherent: reaches_all,
-            deadline: Some(Duration::from_secs(5)),
+            deadline: Some(Duration::from_secs(3)),
             ..Limits::default()
         };
         let state = State { taken: false, flying: ptr::null() };
