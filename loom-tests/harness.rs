@@ -1,6 +1,6 @@
 //! Runs models, a row and a child process each: a model that aborts or does not end takes no other with it.
 
-use crate::table::CONTROLS;
+use crate::table::controls;
 use std::fs::File;
 use std::io::Write;
 use std::process::{Command, ExitCode, Stdio};
@@ -160,7 +160,7 @@ pub fn run(models: &[Model]) -> ExitCode {
 
 fn print(out: &mut impl Write, model: &Model, row: &Row) {
     let controls: Vec<&str> =
-        CONTROLS.iter().filter(|control| control.model == model.name).map(|control| control.name).collect();
+        controls().filter(|control| control.model == model.name).map(|control| control.name).collect();
     let bound = model.bound.map_or_else(|| "none".to_owned(), |b| b.to_string());
     let _ = writeln!(
         out,

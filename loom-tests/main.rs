@@ -19,7 +19,7 @@
 #[path = "../tests/bodies/mod.rs"]
 mod bodies;
 mod harness;
-#[path = "controls/table.rs"]
+#[path = "controls/table/mod.rs"]
 mod table;
 mod models;
 

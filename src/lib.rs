@@ -46,7 +46,7 @@
 //! * A driver: implement [`Device`], then [`Context`], [`Client`], [`UserPtr::try_acquire`].
 //! * A new host: [`backend`] says what to implement, and which call comes from which context.
 //! * The protocol with its rules and their checks: [`docs::protocol`]; memory orderings: [`docs::orderings`].
-//! * From the C of the reference driver: [`docs::port_map`].
+//! * From the C of the reference driver: [`docs::port_map`]. In a kernel module: [`docs::kernel`].
 //!
 //! # Modules, in dependency order
 //! A file imports only from modules above its own.

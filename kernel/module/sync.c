@@ -182,7 +182,8 @@ void *uk_alloc(size_t size, size_t align)
 	}
 	if (align > PAGE_SIZE)
 		return NULL;
-	p = kvmalloc(size, GFP_KERNEL | __GFP_NOWARN);
+	/* Charged to the memory cgroup of the process that asks; what a worker allocates is charged to nobody. */
+	p = kvmalloc(size, GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
 	if (p)
 		atomic_long_inc(&allocations);
 	return p;

@@ -1,19 +1,6 @@
-//! Scenarios 77 to 86: the corners of the protocol. Scenario 85 stands with the locks.
-#![cfg(feature = "sim")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::disallowed_types,
-    clippy::disallowed_methods,
-    reason = "a test: it runs on the standard library, and stops where something is wrong"
-)]
+//! Scenarios 77 to 82: the corners of the protocol. Scenario 85 stands with the locks.
 
-mod common;
-
-use common::{Host, Setup, World, range, until};
+use crate::world::{Host, Setup, World, range, rounds, until};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
@@ -28,23 +15,18 @@ fn s77_a_start_waits_for_a_release_that_has_pages<P: Host>() {
         let _in = w.enter();
         let (a, object) = w.pinned(1);
         let n = w.notifier(&object);
-        let (to_release, releasing) = channel();
-        let (to_go_on, go_on) = channel::<()>();
-        w.machine.once(seam, move |_| {
-            to_release.send(()).unwrap();
-            let _ = go_on.recv();
-        });
+        let gate = w.hold(seam);
         let (machine, unpinned) = (w.machine.clone(), std::sync::Arc::new(AtomicUsize::new(9)));
         let seen = unpinned.clone();
         w.machine.once(Seam::Started, move |_| seen.store(machine.pins(), Ordering::SeqCst));
         thread::scope(|s| {
             s.spawn(move || drop(object));
-            releasing.recv().unwrap();
+            gate.reached();
             s.spawn(|| w.process.munmap(a, PAGE));
             // The start has recorded its window: it is in there, and has not come back.
             until(|| n.stats().windows == 1);
             assert_eq!((n.stats().attached, unpinned.load(Ordering::SeqCst)), (1, 9));
-            drop(to_go_on);
+            drop(gate);
         });
         assert_eq!(unpinned.load(Ordering::SeqCst), 0, "{seam:?}");
         assert_eq!(w.count(Seam::Unpin), 1);
@@ -61,12 +43,7 @@ fn s78_put_pages_against_a_start<P: Host>() {
             let _in = w.enter();
             let (a, object) = w.pinned(1);
             let n = w.notifier(&object);
-            let (to_cancel, cancelling) = channel();
-            let (to_go_on, go_on) = channel::<()>();
-            w.machine.once(seam, move |_| {
-                to_cancel.send(()).unwrap();
-                let _ = go_on.recv();
-            });
+            let gate = w.hold(seam);
             let after = AtomicUsize::new(0);
             let evict = || {
                 UserPtr::put_pages(&object).unwrap();
@@ -82,16 +59,16 @@ fn s78_put_pages_against_a_start<P: Host>() {
             thread::scope(|s| {
                 if evict_first {
                     s.spawn(evict);
-                    cancelling.recv().unwrap();
+                    gate.reached();
                     s.spawn(start);
                     until(|| n.stats().windows == 1);
                 } else {
                     s.spawn(start);
-                    cancelling.recv().unwrap();
+                    gate.reached();
                     s.spawn(evict);
                 }
                 assert_eq!((n.stats().attached, after.load(Ordering::SeqCst)), (1, 0));
-                drop(to_go_on);
+                drop(gate);
             });
             assert_eq!((w.count(Seam::Unmap), w.count(Seam::Unpin)), (1, 1), "{seam:?}");
             drop((n, object));
@@ -99,8 +76,6 @@ fn s78_put_pages_against_a_start<P: Host>() {
         }
     }
 }
-
-const ROUNDS: usize = if cfg!(miri) { 10 } else { 300 };
 
 fn s79_alternating_leases_do_not_starve_a_cancel<P: Host>() {
     let w = World::<P>::with(Setup::default().threads(1));
@@ -127,7 +102,7 @@ fn s79_alternating_leases_do_not_starve_a_cancel<P: Host>() {
                 }
             });
         }
-        for _ in 0..ROUNDS / 5 {
+        for _ in 0..rounds(60) {
             w.process.dontneed(a, PAGE);
             w.process.store(a, 1).unwrap();
             let before = got.load(Ordering::Relaxed);
@@ -182,7 +157,7 @@ fn s80_two_windows_that_wait_for_each_others_cancels<P: Host>() {
     let a = w.memory(4);
     let objects = [w.create(a, 3), w.create(a + PAGE, 3)];
     let others = [second.create(a, 3), second.create(a + PAGE, 3)];
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds(300) {
         w.process.touch(a, 4 * PAGE, 1).unwrap();
         for (mine, theirs) in objects.iter().zip(&others) {
             drop((w.lease(mine), second.lease(theirs)));
@@ -301,197 +276,11 @@ fn s82_an_old_ticket_does_not_commit<P: Host>() {
     w.finish();
 }
 
-fn s83_a_lease_beyond_the_deadline<P: Host>() {
-    for queued in [false, true] {
-        let mut setup = Setup::deadline(1).threads(1);
-        setup.queued = queued;
-        let w = World::<P>::with(setup);
-        let _in = w.enter();
-        let (a, object) = w.object(2);
-        let n = w.notifier(&object);
-        let (one, two) = (w.lease(&object), w.lease(&object));
-        let page = w.record().page_at(a).unwrap();
-        w.process.munmap(a, PAGE);
-        assert_eq!(w.machine.take_outcomes(), [Outcome::TimedOut]);
-        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Quarantined, 2));
-        assert!(!w.machine.page(page).freed, "the device may still use it");
-        assert_eq!((n.stats().quarantined, n.stats().quarantined_ever), (1, 1));
-        // It refuses acquires, and each start says so again without waiting for the deadline twice.
-        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
-        thread::scope(|s| {
-            s.spawn(|| assert_eq!(UserPtr::put_pages(&object), Err(Error::TimedOut)));
-        });
-        // To the holder it is said at once (rule 29).
-        assert_eq!(UserPtr::put_pages(&object), Err(Error::Deadlock));
-        w.process.dontneed(a + PAGE, PAGE);
-        assert_eq!(w.machine.take_outcomes(), [Outcome::TimedOut]);
-        assert_eq!(n.retry_quarantined(), Outcome::Idle, "nothing was tried: it is left to the leases");
-        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Quarantined, 2));
-        drop(one);
-        assert_eq!(UserPtr::state(&object), State::Quarantined);
-        drop(two);
-        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Idle, 0));
-        assert!(w.machine.page(page).freed);
-        assert_eq!((n.stats().quarantined, n.stats().quarantined_ever), (0, 1));
-        w.process.mmap_fixed(a, 2 * PAGE, userptr::device::sim::Prot::RW);
-        drop(w.lease(&object));
-
-        // The object's last reference goes while it is quarantined: the lease holder's is the last.
-        let lease = UserPtr::acquire_owned(&object).unwrap();
-        w.process.munmap(a, 2 * PAGE);
-        assert_eq!(w.machine.take_outcomes(), [Outcome::TimedOut]);
-        drop(object);
-        assert_eq!(n.stats().quarantined, 1);
-        drop(lease);
-        assert_eq!((n.stats().attached, w.machine.pins()), (0, 0));
-        drop(n);
-        w.finish();
-    }
-}
-
-fn s83_a_device_beyond_the_deadline_or_lost<P: Host>() {
-    for lost in [false, true] {
-        let w = World::<P>::with(Setup::deadline(1));
-        let _in = w.enter();
-        let (a, object) = w.object(1);
-        let n = w.notifier(&object);
-        let outcome = if lost { Outcome::DeviceLost } else { Outcome::TimedOut };
-        let quarantine = |job_of: &common::Object<P>| {
-            let job = (!lost).then(|| w.job(&w.lease(job_of)));
-            if lost {
-                w.machine.inject().idle(Outcome::DeviceLost);
-            }
-            job
-        };
-        drop(w.lease(&object));
-        let job = quarantine(&object);
-        w.process.dontneed(a, PAGE);
-        assert_eq!(w.machine.take_outcomes(), [outcome]);
-        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Quarantined, 1));
-        assert_eq!(w.count(Seam::Unmap), 0, "nothing was taken from the device");
-        // A retry in vain, then a retry that works.
-        if lost {
-            w.machine.inject().idle(Outcome::DeviceLost);
-        }
-        assert_eq!(n.retry_quarantined(), outcome);
-        assert_eq!(w.machine.pins(), 1);
-        drop(job);
-        assert_eq!(n.retry_quarantined(), Outcome::Idle);
-        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Idle, 0));
-        drop(w.lease(&object));
-
-        // The release of the object meets the deadline: it lives on in quarantine, and a retry ends it.
-        let job = quarantine(&object);
-        drop(object);
-        assert_eq!((n.stats().quarantined, w.machine.pins()), (1, 1));
-        w.process.dontneed(a, PAGE);
-        assert_eq!(w.machine.take_outcomes(), [outcome]);
-        drop(job);
-        assert_eq!(n.retry_quarantined(), Outcome::Idle);
-        assert_eq!((n.stats().attached, w.machine.pins()), (0, 0));
-        drop(n);
-        w.finish();
-    }
-}
-
-/// Waits in the processor for a while: two threads that leave the scheduler in step never meet within nanoseconds.
-fn spin_until(mut f: impl FnMut() -> bool) {
-    for _ in 0..if cfg!(miri) { 0 } else { 2000 } {
-        if f() {
-            return;
-        }
-        std::hint::spin_loop();
-    }
-    until(f);
-}
-
-/// Both look past each other only if one of the two full fences is missing (rule 30). A model shows it for certain; here many
-/// rounds look for it on real hardware.
-fn s84_a_lock_free_start_against_an_attach<P: Host>() {
-    let rounds = if cfg!(miri) { 30 } else { 40_000 };
-    let w = World::<P>::new();
-    let _in = w.enter();
-    let (a, object) = w.object(1);
-    let n = w.notifier(&object);
-    let here = range(a, PAGE);
-    let (go, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let mut missed = 0;
-    thread::scope(|s| {
-        s.spawn(|| {
-            for round in 1..=rounds {
-                spin_until(|| go.load(Ordering::Acquire) == round);
-                let committed = Notifier::attach(&object)
-                    .is_ok_and(|t| Notifier::commit(&object, t, false, || ()).is_ok());
-                done.store(round * 2 + usize::from(committed), Ordering::Release);
-            }
-        });
-        for round in 1..=rounds {
-            go.store(round, Ordering::Release);
-            // The attach has a lock to take before it comes to the place: meet it there, a little earlier and a little later.
-            for _ in 0..round % 64 {
-                std::hint::spin_loop();
-            }
-            assert_eq!(n.invalidate_start(here, Blockable::Yes), Ok(Outcome::Idle));
-            // Whatever the attach did or does: inside the window nothing is installed.
-            missed += usize::from(UserPtr::state(&object) == State::Ready);
-            spin_until(|| done.load(Ordering::Acquire) / 2 == round);
-            missed += usize::from(UserPtr::state(&object) != State::Idle);
-            n.invalidate_end(here);
-        }
-    });
-    assert_eq!(missed, 0, "of {rounds} rounds");
-    drop((n, object));
-    w.finish();
-}
-
-fn s86_the_records_last_reference_goes_inside_a_queued_cancel<P: Host>() {
-    // Step by step: the cancel waits in its queue while the teardown begins.
-    let w = World::<P>::with_stepped_cancels(Setup::default());
-    let _in = w.enter();
-    let (a, object) = w.pinned(1);
-    let n = w.notifier(&object);
-    n.begin(range(a, PAGE), Blockable::Yes).unwrap().let_go();
-    n.invalidate_end(range(a, PAGE));
-    drop((n, object));
-    assert_eq!((w.ctx.stats().spaces, w.record().registered(), w.machine.pins()), (1, 1, 1));
-    assert!(!w.frees.run_one(), "the record is still held by the cancel");
-    assert!(w.cancels.as_ref().unwrap().run_one());
-    assert_eq!((w.ctx.stats().spaces, w.record().registered(), w.machine.pins()), (0, 1, 0));
-    assert!(w.frees.run_one());
-    assert_eq!(w.record().registered(), 0);
-    w.finish();
-
-    // By threads: the end of the address space, the cancel and the release of everything at once.
-    for _ in 0..ROUNDS / 3 {
-        let w = World::<P>::with(Setup::default().queued().threads(1));
-        let other = w.machine.process();
-        let object: common::Object<P> = {
-            let _in = other.enter();
-            let b = other.mmap(PAGE);
-            other.store(b, 1).unwrap();
-            let space = userptr::device::sim::Space::of(&other);
-            let object = userptr::Context::create(&w.ctx, &space, b, PAGE, 0).unwrap();
-            drop(w.lease(&object));
-            object
-        };
-        thread::scope(|s| {
-            s.spawn(move || other.exit());
-            s.spawn(move || drop(object));
-        });
-        assert_eq!(w.machine.pins(), 0);
-        w.finish();
-    }
-}
-
-on_each_host! {
+crate::on_each_host! {
     s77_a_start_waits_for_a_release_that_has_pages,
     s78_put_pages_against_a_start,
     s79_alternating_leases_do_not_starve_a_cancel,
     s80_two_windows_that_wait_for_each_others_cancels,
     s81_a_registration_while_a_window_is_open,
     s82_an_old_ticket_does_not_commit,
-    s83_a_lease_beyond_the_deadline,
-    s83_a_device_beyond_the_deadline_or_lost,
-    s84_a_lock_free_start_against_an_attach,
-    s86_the_records_last_reference_goes_inside_a_queued_cancel,
 }

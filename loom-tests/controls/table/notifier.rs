@@ -1,87 +1,18 @@
-//! The guarded lines, and how each is broken.
+//! The notifier: starts, attaches, cancels, leases, windows, the summary.
 
-/// One broken line.
-#[allow(dead_code, reason = "the models read the names only")]
-pub struct Control {
-    /// What is broken.
-    pub name: &'static str,
-    /// Where.
-    pub file: &'static str,
-    /// What stands there, exactly once, and what takes its place.
-    pub edits: &'static [(&'static str, &'static str)],
-    /// The model that has to catch it.
-    pub model: &'static str,
-}
+use super::Control;
 
-const COUNT: &str = "src/refcount/count.rs";
-const ITEM: &str = "src/work/item.rs";
-const SOFT: &str = "src/work/soft.rs";
 const START: &str = "src/notifier/start.rs";
 const ACQUIRE: &str = "src/notifier/acquire.rs";
 const CANCEL: &str = "src/notifier/cancel.rs";
 const LEASE: &str = "src/notifier/lease.rs";
 const WINDOWS: &str = "src/notifier/windows.rs";
 const SUMMARY: &str = "src/notifier/summary.rs";
-const INSTALL: &str = "src/object/acquire.rs";
-const WORKER: &str = "src/object/worker.rs";
-const RECORD: &str = "src/mm/record.rs";
-
 const ATTACH_MODEL: &str = "s26_s84_start_against_attach_on_empty_index";
 const ACQUIRE_MODEL: &str = "s17_to_s21_invalidate_against_acquire_and_lease";
 const LAST_PUT_MODEL: &str = "s40_s77_last_put_against_invalidate";
 
 pub const CONTROLS: &[Control] = &[
-    Control {
-        name: "put_without_release",
-        file: COUNT,
-        edits: &[("self.count.fetch_sub(1, Rmw::Release)", "self.count.fetch_sub(1, Rmw::Relaxed)")],
-        model: "r1_two_drops_order_the_release",
-    },
-    Control {
-        name: "upgrade_of_zero",
-        file: COUNT,
-        edits: &[("            if old == 0 {\n                return false;\n            }\n", "")],
-        model: "s38_get_unless_zero_against_last_put",
-    },
-    Control {
-        name: "decrement_then_lock",
-        file: COUNT,
-        edits: &[(
-            "let guard = unsafe { lock.hold() };\n        if self.put() { Some(guard) } else { None }",
-            "let last = self.put();\n        let guard = unsafe { lock.hold() };\n        if last { Some(guard) } else { None }",
-        )],
-        model: "s46_put_and_lock_against_lookup",
-    },
-    Control {
-        name: "pending_cleared_late",
-        file: SOFT,
-        edits: &[
-            (
-                "                (*item).pending.swap(0, Rmw::AcqRel);\n                (*item).run",
-                "                (*item).run",
-            ),
-            (
-                "unsafe { run(mark.item) };",
-                "unsafe { run(mark.item); (*mark.item).pending.swap(0, Rmw::AcqRel); }",
-            ),
-        ],
-        model: "s34_queued_while_running_runs_again",
-    },
-    Control {
-        name: "refused_enqueue_leaks",
-        file: ITEM,
-        edits: &[(
-            "Err(unsafe { Ref::from_raw(value) })",
-            "Err({ let r = unsafe { Ref::<T, P>::from_raw(value) }; core::mem::forget(r.clone()); r })",
-        )],
-        model: "s34_queued_while_running_runs_again",
-    },
-    Control {
-        name: "pending_cleared_without_acquire",
-        file: SOFT,
-        edits: &[("(*item).pending.swap(0, Rmw::AcqRel);", "(*item).pending.swap(0, Rmw::Relaxed);")],
-        model: "q5_refused_enqueue_is_seen",
-    },
     Control {
         name: "open_without_release",
         file: LEASE,
@@ -90,30 +21,6 @@ pub const CONTROLS: &[Control] = &[
             "self.word.store(more.saturating_add(1), Store::Relaxed)",
         )],
         model: "s23_lease_on_another_thread",
-    },
-    Control {
-        name: "flush_waits_for_the_queue_only_q1",
-        file: SOFT,
-        edits: &[(
-            "            let mut at = self.running;\n            while let Some(mark) = at.as_ref() {\n                if mark.turn",
-            "            let mut at: *const Mark<P> = ptr::null();\n            while let Some(mark) = at.as_ref() {\n                if mark.turn",
-        )],
-        model: "q1_flush_with_two_workers_and_a_queuer",
-    },
-    Control {
-        name: "flush_item_overlooks_a_run",
-        file: SOFT,
-        edits: &[("queued.or_else(|| s.run_of(item))", "queued")],
-        model: "q2_flush_item_with_two_workers",
-    },
-    Control {
-        name: "cancelled_item_stays_pending",
-        file: SOFT,
-        edits: &[(
-            "whoever enqueued before is visible to the canceller.\n                work.pending.swap(0, Rmw::AcqRel);",
-            "whoever enqueued before is visible to the canceller.",
-        )],
-        model: "q4_cancel_against_run",
     },
     Control {
         name: "plain_get_of_a_weak_edge_41",
@@ -132,27 +39,6 @@ pub const CONTROLS: &[Control] = &[
             "if false {\n                // SAFETY",
         )],
         model: "s22_two_windows_against_acquire",
-    },
-    Control {
-        name: "no_flush",
-        file: SOFT,
-        edits: &[("self.wait(|s| !s.has_until(target));", "let _ = target;")],
-        model: "s51_flush_with_one_worker",
-    },
-    Control {
-        name: "flush_waits_for_the_queue_only",
-        file: SOFT,
-        edits: &[(
-            "            let mut at = self.running;\n            while let Some(mark) = at.as_ref() {\n                if mark.turn",
-            "            let mut at: *const Mark<P> = ptr::null();\n            while let Some(mark) = at.as_ref() {\n                if mark.turn",
-        )],
-        model: "s51_flush_with_one_worker",
-    },
-    Control {
-        name: "item_on_two_workers",
-        file: SOFT,
-        edits: &[("if self.run_of(at).is_none() {", "if true {")],
-        model: "q3_never_on_two_workers_at_once",
     },
     Control {
         name: "plain_get_of_a_weak_edge",
@@ -334,24 +220,6 @@ pub const CONTROLS: &[Control] = &[
         model: "s83_retry_against_start",
     },
     Control {
-        name: "pending_never_cleared",
-        file: SOFT,
-        edits: &[(
-            "                (*item).pending.swap(0, Rmw::AcqRel);\n                (*item).run",
-            "                (*item).run",
-        )],
-        model: "s35_reacquired_while_cancel_runs",
-    },
-    Control {
-        name: "pending_never_cleared_36",
-        file: SOFT,
-        edits: &[(
-            "                (*item).pending.swap(0, Rmw::AcqRel);\n                (*item).run",
-            "                (*item).run",
-        )],
-        model: "s36_attached_and_cancel_pending",
-    },
-    Control {
         name: "cancel_keeps_its_reference",
         file: CANCEL,
         edits: &[("    drop(sub);\n    outcome", "    core::mem::forget(sub);\n    outcome")],
@@ -364,15 +232,6 @@ pub const CONTROLS: &[Control] = &[
         model: "s51_shut_down_against_start",
     },
     Control {
-        name: "superseded_pins_are_kept",
-        file: INSTALL,
-        edits: &[(
-            "                    device.unmap(map);\n                    this.unpin_unused(&pages);",
-            "                    device.unmap(map);",
-        )],
-        model: "s29_cancel_while_a_worker_pins",
-    },
-    Control {
         name: "superseded_worker_commits",
         file: ACQUIRE,
         edits: &[(
@@ -380,21 +239,6 @@ pub const CONTROLS: &[Control] = &[
             "if attachment.state() != State::Acquiring {",
         )],
         model: "s28_superseded_worker",
-    },
-    Control {
-        name: "attached_without_a_worker",
-        file: WORKER,
-        edits: &[(
-            "        Notifier::abandon(this, ticket, false);\n        return Error::Again;",
-            "        return Error::Again;",
-        )],
-        model: "s33_worker_limit",
-    },
-    Control {
-        name: "worker_place_is_kept",
-        file: WORKER,
-        edits: &[("        this.context.give_worker();\n        // The users", "        // The users")],
-        model: "s50_last_reference_in_worker",
     },
     Control {
         name: "worker_after_exit",
@@ -428,36 +272,6 @@ pub const CONTROLS: &[Control] = &[
             "            if !core::ptr::eq(from, sub.home()) {\n                return false;",
         )],
         model: "s42_two_exports",
-    },
-    Control {
-        name: "record_stays_registered",
-        file: RECORD,
-        edits: &[("this.space.unregister(bound.registration);", "drop(bound.registration);")],
-        model: "s47_unregister_against_callback",
-    },
-    Control {
-        name: "loser_stays_registered",
-        file: RECORD,
-        edits: &[("self.space.unregister(lost.registration);", "drop(lost.registration);")],
-        model: "rule12_notifier_published_once",
-    },
-    Control {
-        name: "published_without_release",
-        file: RECORD,
-        edits: &[("self.published.store(1, Store::Release);", "self.published.store(1, Store::Relaxed);")],
-        model: "rule12_notifier_published_once",
-    },
-    Control {
-        name: "published_twice",
-        file: RECORD,
-        edits: &[("if self.published.load(Load::Relaxed) != 0 {", "if false {")],
-        model: "rule12_notifier_published_once",
-    },
-    Control {
-        name: "dying_record_stays_linked",
-        file: RECORD,
-        edits: &[("guard.with(|buckets| buckets.unlink(&last));", "let _ = &mut guard;")],
-        model: "s46_find_against_last_put",
     },
     Control {
         name: "cancel_keeps_its_reference_86",

@@ -1,19 +1,6 @@
-//! Scenarios 14 to 26: pins against invalidations.
-#![cfg(feature = "sim")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::disallowed_types,
-    clippy::disallowed_methods,
-    reason = "a test: it runs on the standard library, and stops where something is wrong"
-)]
+//! Scenarios 20 to 26: starts, windows, and what is stale after them.
 
-mod common;
-
-use common::{Host, Setup, World, range, until};
+use crate::world::{Host, Setup, World, range, rounds, until};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
@@ -21,142 +8,6 @@ use std::thread;
 use userptr::device::sim::{Op, PAGE, Process, Prot, Seam};
 use userptr::notifier::State;
 use userptr::{Blockable, Error, Outcome, UserPtr};
-
-fn s14_an_attach_inside_a_window_is_refused_until_its_end<P: Host>() {
-    let w = World::<P>::new();
-    let _in = w.enter();
-    let (a, object) = w.object(2);
-    for seam in [Seam::Started, Seam::Cleared, Seam::Freed] {
-        let late = object.clone();
-        w.machine.once(seam, move |_| {
-            assert_eq!(UserPtr::try_acquire(&late).unwrap_err(), Error::Again);
-            assert_eq!(UserPtr::state(&late), State::Idle);
-        });
-        w.process.dontneed(a, PAGE);
-        drop(w.lease(&object));
-    }
-    drop(object);
-    w.finish();
-}
-
-fn s15_an_object_released_inside_its_own_cancel<P: Host>() {
-    for (seam, queued) in [
-        (Seam::Stop, false),
-        (Seam::WaitIdle, false),
-        (Seam::Unmap, false),
-        (Seam::Unpin, false),
-        (Seam::WaitIdle, true),
-        (Seam::Unpin, true),
-    ] {
-        let mut setup = Setup::default().threads(1);
-        setup.queued = queued;
-        let w = World::<P>::with(setup);
-        let _in = w.enter();
-        let (a, object) = w.pinned(2);
-        w.machine.once(seam, move |_| drop(object));
-        w.process.munmap(a, PAGE);
-        assert_eq!((w.machine.pins(), w.count(Seam::Unmap), w.count(Seam::Unpin)), (0, 1, 1));
-        w.finish();
-    }
-}
-
-fn s16_made_and_released_inside_one_window<P: Host>() {
-    let w = World::<P>::new();
-    let _in = w.enter();
-    let (a, first) = w.object(1);
-    let (n, n2) = (w.notifier(&first), w.notifier(&first));
-    let object = w.create(a, 1);
-    w.machine.once(Seam::Started, move |_| {
-        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
-        drop(object);
-        assert_eq!((n2.stats().attached, n2.stats().windows), (0, 1));
-    });
-    w.process.dontneed(a, PAGE);
-    assert_eq!((n.stats().attached, n.stats().windows), (0, 0));
-    drop((n, first));
-    w.finish();
-}
-
-fn s17_an_invalidation_before_the_pin<P: Host>() {
-    let w = World::<P>::new();
-    let _in = w.enter();
-    let (a, object) = w.object(1);
-    w.process.munmap(a, PAGE);
-    w.process.mmap_fixed(a, PAGE, Prot::RW);
-    w.process.store(a, 2).unwrap();
-    assert_eq!(w.read(&w.lease(&object), 0), 2);
-    drop(object);
-    w.finish();
-}
-
-fn s18_an_invalidation_between_pin_and_install<P: Host>() {
-    for seam in [Seam::PinBegin, Seam::Pinned, Seam::Prepare, Seam::Prepared] {
-        let w = World::<P>::new();
-        let _in = w.enter();
-        let (a, object) = w.object(1);
-        let process = w.record().users().unwrap();
-        w.machine.once(seam, move |_| {
-            process.munmap(a, PAGE);
-            process.mmap_fixed(a, PAGE, Prot::RW);
-            process.store(a, 2).unwrap();
-        });
-        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again, "{seam:?}");
-        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Idle, 0), "{seam:?}");
-        assert_eq!(w.read(&w.lease(&object), 0), 2);
-        drop(object);
-        w.finish();
-    }
-}
-
-/// The whole acquire inside the window, and an acquire that began before the window and pins inside it.
-fn s19_a_pin_between_start_and_clear_is_not_installed<P: Host>() {
-    let changes: [fn(&Process, usize); 5] = [
-        |p, a| p.munmap(a, PAGE),
-        |p, a| p.dontneed(a, PAGE),
-        |p, a| p.mprotect(a, PAGE, Prot::R),
-        |p, a| p.oom_reap(a, PAGE).unwrap(),
-        |p, a| p.reclaim(a, PAGE, true).unwrap(),
-    ];
-    for change in changes {
-        let w = World::<P>::new();
-        let _in = w.enter();
-        let (a, object) = w.object(1);
-        let late = object.clone();
-        w.machine.once(Seam::Started, move |_| {
-            assert_eq!(UserPtr::try_acquire(&late).unwrap_err(), Error::Again);
-        });
-        change(&w.process, a);
-        assert_eq!((w.machine.pins(), w.count(Seam::Pinned)), (0, 0));
-        drop(object);
-        w.finish();
-    }
-    // Attached, then start in another thread, then the pin, which still finds the old page.
-    let w = World::<P>::new();
-    let _in = w.enter();
-    let (a, object) = w.object(1);
-    let (to_start, started) = channel();
-    let (to_go_on, go_on) = channel::<()>();
-    w.machine.once(Seam::Started, move |_| {
-        to_start.send(()).unwrap();
-        // Until the acquire is over.
-        let _ = go_on.recv();
-    });
-    let process = w.record().users().unwrap();
-    let (to_thread, thread) = channel();
-    w.machine.once(Seam::PinBegin, move |_| {
-        to_thread.send(thread::spawn(move || process.dontneed(a, PAGE))).unwrap();
-        started.recv().unwrap();
-    });
-    let machine = w.machine.clone();
-    w.machine.once(Seam::Pinned, move |_| assert_eq!(machine.pins(), 1, "the old page is pinned"));
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
-    assert_eq!(w.machine.pins(), 0);
-    drop(to_go_on);
-    thread.recv().unwrap().join().unwrap();
-    assert_eq!(w.read(&w.lease(&object), 0), 0, "fresh pages after the end");
-    drop(object);
-    w.finish();
-}
 
 fn s20_a_start_returns_when_the_device_is_idle_and_the_pages_are_unpinned<P: Host>() {
     for queued in [false, true] {
@@ -186,6 +37,11 @@ fn s20_a_start_returns_when_the_device_is_idle_and_the_pages_are_unpinned<P: Hos
         drop(object);
         w.finish();
     }
+}
+
+std::thread_local! {
+    /// Holds on users that code at a seam may not drop there, under the address-space lock.
+    static PARKED: std::cell::RefCell<Vec<Process>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
 /// Against the naive device of the machine's own tests, which fails each of these: with the core, no operation leaves the device
@@ -326,11 +182,6 @@ fn s22_the_last_end_opens_the_window<P: Host>() {
     w.finish();
 }
 
-std::thread_local! {
-    /// Holds on users that code at a seam may not drop there, under the address-space lock.
-    static PARKED: std::cell::RefCell<Vec<Process>> = const { std::cell::RefCell::new(Vec::new()) };
-}
-
 fn s23_a_second_get_does_not_pin_again<P: Host>() {
     let w = World::<P>::new();
     let _in = w.enter();
@@ -364,8 +215,6 @@ fn s25_a_neighbour_keeps_its_pages<P: Host>() {
     w.finish();
 }
 
-const ROUNDS: usize = if cfg!(miri) { 20 } else { 2000 };
-
 /// One object, one acquirer, one invalidator, on an index that is empty whenever the object is idle.
 fn s26_a_start_on_the_empty_index_never_misses_an_attach<P: Host>() {
     let w = World::<P>::with(Setup::default().threads(1));
@@ -387,7 +236,7 @@ fn s26_a_start_on_the_empty_index_never_misses_an_attach<P: Host>() {
             }
         });
         let _in = w.enter();
-        for round in 0..ROUNDS {
+        for round in 0..rounds(2000) {
             match round % 3 {
                 0 => w.process.dontneed(a, PAGE),
                 1 => w.process.reclaim(a, PAGE, true).unwrap(),
@@ -401,7 +250,7 @@ fn s26_a_start_on_the_empty_index_never_misses_an_attach<P: Host>() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    assert!(got.into_inner() >= ROUNDS / 8);
+    assert!(got.into_inner() >= rounds(250));
     drop(object);
     w.finish();
 }
@@ -451,7 +300,7 @@ fn s26_everything_at_once<P: Host>() {
                 });
             }
             let _in = w.enter();
-            for round in 0..ROUNDS {
+            for round in 0..rounds(2000) {
                 let at = a + round % 8 * PAGE;
                 match round % 9 {
                     0 => w.process.munmap(at, PAGE),
@@ -482,13 +331,7 @@ fn s26_everything_at_once<P: Host>() {
     }
 }
 
-on_each_host! {
-    s14_an_attach_inside_a_window_is_refused_until_its_end,
-    s15_an_object_released_inside_its_own_cancel,
-    s16_made_and_released_inside_one_window,
-    s17_an_invalidation_before_the_pin,
-    s18_an_invalidation_between_pin_and_install,
-    s19_a_pin_between_start_and_clear_is_not_installed,
+crate::on_each_host! {
     s20_a_start_returns_when_the_device_is_idle_and_the_pages_are_unpinned,
     s20_after_no_operation_is_a_page_stale,
     s21_a_submission_is_inside_its_lease,

@@ -1,19 +1,6 @@
 //! Scenarios 53 to 59, and 85: locks and context. Scenario 58's checker has its own tests beside it, in `backend::sim`.
-#![cfg(feature = "sim")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::disallowed_types,
-    clippy::disallowed_methods,
-    reason = "a test: it runs on the standard library, and stops where something is wrong"
-)]
 
-mod common;
-
-use common::{Host, Setup, World, range};
+use crate::world::{Host, Setup, World, range};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -102,17 +89,12 @@ fn s54_a_start_that_may_not_block_is_refused_and_changes_nothing<P: Host>() {
     // It is still usable, and no window stayed behind.
     w.read(&w.lease(&object), 0);
     // While somebody else cancels.
-    let (to_wait, waits) = channel();
-    let (to_go_on, go_on) = channel::<()>();
-    w.machine.once(Seam::WaitIdle, move |_| {
-        to_wait.send(()).unwrap();
-        let _ = go_on.recv();
-    });
+    let gate = w.hold(Seam::WaitIdle);
     thread::scope(|s| {
         s.spawn(|| assert_eq!(UserPtr::put_pages(&object), Ok(())));
-        waits.recv().unwrap();
+        gate.reached();
         refused(State::Revoking);
-        drop(to_go_on);
+        drop(gate);
     });
     assert_eq!(n.stats().windows, 0);
     // While somebody acquires, and when the range failed.
@@ -312,74 +294,6 @@ fn s85_an_allocation_recurses_into_an_invalidation<P: Host>() {
     }
 }
 
-/// Fails each allocation of a whole life in turn.
-fn s66_the_nth_allocation_fails<P: Host>() {
-    let mut failures = 0;
-    for n in 1.. {
-        let w = World::<P>::new();
-        let _in = w.enter();
-        w.record().set_capable(true);
-        let a = w.memory(3);
-        w.process.dontneed(a + 2 * PAGE, PAGE);
-        w.machine.meter().fail_nth(n);
-        let life = || -> Result<(), Error> {
-            let client = Client::open(w.ctx.clone())?;
-            for flags in [0, Flags::READ_ONLY.bits(), Flags::UNSYNCHRONIZED.bits()] {
-                let handle = client.create(&w.space(), a, 3 * PAGE, flags)?;
-                let object = client.lookup(handle)?;
-                for _ in 0..4 {
-                    match UserPtr::try_acquire(&object) {
-                        Ok(lease) => drop(lease),
-                        Err(Error::Again) => w.work(),
-                        Err(error) => return Err(error),
-                    }
-                }
-                UserPtr::export(&object)?;
-                drop(UserPtr::try_acquire(&object));
-                w.work();
-            }
-            let mut more = Vec::new();
-            for _ in 0..20 {
-                more.push(client.create(&w.space(), a, PAGE, 0)?);
-            }
-            Ok(())
-        };
-        let result = life();
-        let failed = w.machine.meter().failed();
-        w.machine.meter().fail_nth(0);
-        w.work();
-        if failed == 0 {
-            assert_eq!(result, Ok(()));
-            assert!(n > 15, "{n} allocations in a whole life");
-            w.finish();
-            break;
-        }
-        failures += 1;
-        assert!(matches!(result, Err(Error::NoMemory) | Ok(())), "allocation {n}: {result:?}");
-        // Nothing leaked, and everything works again.
-        let object = w.create(a, 3);
-        drop(w.lease(&object));
-        drop(object);
-        w.finish();
-    }
-    assert!(failures > 15);
-}
-
-fn s66_a_context_that_cannot_be_made<P: Host>() {
-    use userptr::{Context, Limits, Queues};
-    for n in 1..=3 {
-        let w = World::<P>::new();
-        let _in = w.enter();
-        let live = w.machine.meter().live();
-        w.machine.meter().fail_nth(n);
-        let queues = Queues { pins: w.pins.clone(), cancels: None, frees: w.frees.clone() };
-        let made = Context::try_new(common::Device::<P>::new(&w.machine, Limits::default()), queues);
-        assert_eq!(made.map_err(|(_, e)| e).err(), Some(Error::NoMemory), "allocation {n}");
-        assert_eq!(w.machine.meter().live(), live);
-        w.finish();
-    }
-}
-
 /// The write protection that `mprotect` and `fork` put on a page is not taken off under a lock order of its own.
 fn s58_faults_in_the_worker_hold_the_address_space_lock_only<P: Host>() {
     let w = World::<P>::new();
@@ -398,7 +312,7 @@ fn s58_faults_in_the_worker_hold_the_address_space_lock_only<P: Host>() {
     w.finish();
 }
 
-on_each_host! {
+crate::on_each_host! {
     s53_an_invalidation_under_the_drivers_object_lock,
     s54_a_start_that_may_not_block_is_refused_and_changes_nothing,
     s55_a_start_that_may_not_block_succeeds_without_overlap,
@@ -408,10 +322,4 @@ on_each_host! {
     s58_faults_in_the_worker_hold_the_address_space_lock_only,
     s59_a_page_lock_of_the_caller_is_no_deadlock,
     s85_an_allocation_recurses_into_an_invalidation,
-}
-
-on_host! {
-    metered, userptr::backend::sim::Sim;
-    s66_the_nth_allocation_fails,
-    s66_a_context_that_cannot_be_made,
 }

@@ -1,19 +1,6 @@
 //! Scenarios 60 to 68: several processes, devices and users; limits and accounts. Scenario 66 stands with the locks.
-#![cfg(feature = "sim")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::disallowed_types,
-    clippy::disallowed_methods,
-    reason = "a test: it runs on the standard library, and stops where something is wrong"
-)]
 
-mod common;
-
-use common::{Host, Setup, World, range};
+use crate::world::{Host, Setup, World, range, until};
 use std::sync::mpsc::channel;
 use std::thread;
 use userptr::device::sim::{PAGE, PinFault, Seam, Space};
@@ -97,7 +84,7 @@ fn s62_two_devices_stop_before_one_is_waited_for<P: Host>() {
         // Each job ends when every one was asked to stop: a host that waits for one before it tells the next hangs here.
         thread::scope(|s| {
             s.spawn(move || {
-                common::until(|| jobs.iter().all(|job| job.is_stopping()));
+                until(|| jobs.iter().all(|job| job.is_stopping()));
                 drop(jobs);
             });
             w.process.munmap(a, 4 * PAGE);
@@ -283,7 +270,7 @@ fn s42_a_machine_without_notifications<P: Host>() {
     w.finish();
 }
 
-on_each_host! {
+crate::on_each_host! {
     s42_a_machine_without_notifications,
     s60_a_forked_child_gets_nothing,
     s61_a_fork_during_a_pin,

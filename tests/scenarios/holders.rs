@@ -1,19 +1,6 @@
 //! Rule 29: the holder of a lease is refused, with a type, what its own lease prevents.
-#![cfg(feature = "sim")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::disallowed_types,
-    clippy::disallowed_methods,
-    reason = "a test: it stops where something is wrong"
-)]
 
-mod common;
-
-use common::{Host, World};
+use crate::world::{Host, World};
 use std::thread;
 use userptr::{Error, UserPtr};
 
@@ -63,7 +50,7 @@ fn r29_an_owned_lease_is_of_no_thread<P: Host>() {
     });
 }
 
-on_each_host! {
+crate::on_each_host! {
     r29_a_holder_is_refused_and_not_kept_waiting,
     r29_a_holder_does_not_wait_in_acquire,
     r29_an_owned_lease_is_of_no_thread,

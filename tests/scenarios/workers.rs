@@ -1,19 +1,6 @@
 //! Scenarios 27 to 37: the slow path.
-#![cfg(feature = "sim")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::disallowed_types,
-    clippy::disallowed_methods,
-    reason = "a test: it runs on the standard library, and stops where something is wrong"
-)]
 
-mod common;
-
-use common::{Host, Setup, World, until};
+use crate::world::{Host, Setup, World, range, rounds, until};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use userptr::device::sim::{Op, PAGE, PinFault, Prot, Seam};
@@ -253,8 +240,6 @@ fn s34_a_refused_enqueue_gives_the_reference_back<P: Host>() {
     w.finish();
 }
 
-const ROUNDS: usize = if cfg!(miri) { 20 } else { 500 };
-
 /// The cancel's work item is queued again while its last run has not returned; a lost one would hang the next start. Each attach
 /// asserts that no cancel is pending.
 fn s35_and_s36_a_cancel_runs_again_for_each_attach<P: Host>() {
@@ -278,7 +263,7 @@ fn s35_and_s36_a_cancel_runs_again_for_each_attach<P: Host>() {
             });
         }
         let _in = w.enter();
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds(500) {
             let before = got.load(Ordering::Relaxed);
             w.process.dontneed(a, PAGE);
             assert!(!Notifier::is_cancel_pending(&object) || UserPtr::state(&object) == State::Revoking);
@@ -298,11 +283,11 @@ fn s36_attached_and_cancel_pending_exclude_each_other<P: Host>() {
     let (a, object) = w.pinned(1);
     let n = w.notifier(&object);
     for _ in 0..3 {
-        let stopping = n.begin(common::range(a, PAGE), userptr::Blockable::Yes).unwrap();
+        let stopping = n.begin(range(a, PAGE), userptr::Blockable::Yes).unwrap();
         stopping.let_go();
         assert!(Notifier::is_cancel_pending(&object));
         assert_eq!(UserPtr::state(&object), State::Revoking);
-        n.invalidate_end(common::range(a, PAGE));
+        n.invalidate_end(range(a, PAGE));
         assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
         assert_eq!(UserPtr::state(&object), State::Revoking);
         w.work();
@@ -348,7 +333,7 @@ fn s37_the_waiting_acquire_waits<P: Host>() {
     let object = w.create(a, 1);
     drop(UserPtr::acquire(&object).unwrap());
     let n = w.notifier(&object);
-    let window = common::range(a, PAGE);
+    let window = range(a, PAGE);
     assert!(n.invalidate_start(window, userptr::Blockable::Yes).is_ok());
     thread::scope(|s| {
         let waiter = s.spawn(|| {
@@ -364,9 +349,9 @@ fn s37_the_waiting_acquire_waits<P: Host>() {
     let _in = w2.enter();
     let (b, other) = w2.object(1);
     let n2 = w2.notifier(&other);
-    assert!(n2.invalidate_start(common::range(b, PAGE), userptr::Blockable::Yes).is_ok());
+    assert!(n2.invalidate_start(range(b, PAGE), userptr::Blockable::Yes).is_ok());
     assert_eq!(UserPtr::acquire(&other).unwrap_err(), Error::TimedOut);
-    n2.invalidate_end(common::range(b, PAGE));
+    n2.invalidate_end(range(b, PAGE));
     drop(UserPtr::acquire(&other).unwrap());
     drop((n2, other));
     drop(_in);
@@ -375,7 +360,7 @@ fn s37_the_waiting_acquire_waits<P: Host>() {
     w.finish();
 }
 
-on_each_host! {
+crate::on_each_host! {
     s27_a_partial_fast_pin_is_given_back_once_and_the_worker_finishes,
     s28_a_superseded_worker_that_ends_last_changes_nothing,
     s29_a_cancel_while_a_worker_pins,

@@ -1,13 +1,8 @@
 //! What the scenario tests share: a world to run in, a deadline, and each scenario on each host.
-#![allow(
-    dead_code,
-    unreachable_pub,
-    missing_debug_implementations,
-    reason = "each test binary uses a part of it"
-)]
+#![allow(unreachable_pub, missing_debug_implementations, reason = "tests")]
 
 use std::io::Write;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, Once};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -92,7 +87,7 @@ macro_rules! on_host {
                 $(#[$meta])*
                 #[test]
                 fn $name() {
-                    $crate::common::deadline(stringify!($name), super::$name::<$host>);
+                    $crate::world::deadline(stringify!($name), super::$name::<$host>);
                 }
             )*
         }
@@ -296,6 +291,16 @@ impl<P: Host> World<P> {
         lease.with(|m| m.map.clone())
     }
 
+    /// Holds up the next thread that reaches the seam.
+    pub fn hold(&self, seam: Seam) -> Gate {
+        let ((tell, reached), (open, opened)) = (channel(), channel());
+        self.machine.once(seam, move |_| {
+            tell.send(()).unwrap();
+            let _ = opened.recv();
+        });
+        Gate { reached, open }
+    }
+
     /// How often a seam was reached.
     pub fn count(&self, seam: Seam) -> usize {
         self.machine.trace().iter().filter(|e| e.seam == seam).count()
@@ -335,6 +340,19 @@ impl<P: Host> World<P> {
     }
 }
 
+/// A closed gate at a seam; dropping it lets the thread go on.
+pub struct Gate {
+    pub reached: Receiver<()>,
+    pub open: Sender<()>,
+}
+
+impl Gate {
+    /// Waits until a thread stands there.
+    pub fn reached(&self) {
+        self.reached.recv().unwrap();
+    }
+}
+
 trait Drained {
     fn drain_with_threads(&self, threads: bool);
 }
@@ -351,6 +369,11 @@ impl<P: Host> Drained for Ref<SoftQueue<P>, P> {
 
 pub fn range(address: usize, len: usize) -> AddrRange {
     AddrRange::new(address, len).unwrap()
+}
+
+/// How often a race is run.
+pub const fn rounds(n: usize) -> usize {
+    if cfg!(miri) { 10 } else { n }
 }
 
 /// Waits until `f` holds, without sleeping for a guess: yields.

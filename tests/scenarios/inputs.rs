@@ -1,19 +1,6 @@
 //! Scenarios 1 to 10: what a caller may pass.
-#![cfg(feature = "sim")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::disallowed_types,
-    clippy::disallowed_methods,
-    reason = "a test: it runs on the standard library, and stops where something is wrong"
-)]
 
-mod common;
-
-use common::{Host, Setup, World, range};
+use crate::world::{Host, Setup, World, range};
 use userptr::device::sim::{PAGE, Prot, TOP};
 use userptr::notifier::State;
 use userptr::{AddrRange, Blockable, Context, Error, Flags, Outcome, UserPtr};
@@ -202,7 +189,7 @@ fn s10_a_probe_finds_every_hole<P: Host>() {
     w.finish();
 }
 
-on_each_host! {
+crate::on_each_host! {
     s01_size_zero_is_invalid,
     s02_unaligned_is_invalid,
     s03_a_range_that_wraps_is_refused,

@@ -1,0 +1,79 @@
+//! Scenario 66: every allocation fails once.
+
+use crate::world::{Host, World};
+use userptr::device::sim::PAGE;
+use userptr::{Client, Error, Flags, UserPtr};
+
+/// Fails each allocation of a whole life in turn.
+fn s66_the_nth_allocation_fails<P: Host>() {
+    let mut failures = 0;
+    for n in 1.. {
+        let w = World::<P>::new();
+        let _in = w.enter();
+        w.record().set_capable(true);
+        let a = w.memory(3);
+        w.process.dontneed(a + 2 * PAGE, PAGE);
+        w.machine.meter().fail_nth(n);
+        let life = || -> Result<(), Error> {
+            let client = Client::open(w.ctx.clone())?;
+            for flags in [0, Flags::READ_ONLY.bits(), Flags::UNSYNCHRONIZED.bits()] {
+                let handle = client.create(&w.space(), a, 3 * PAGE, flags)?;
+                let object = client.lookup(handle)?;
+                for _ in 0..4 {
+                    match UserPtr::try_acquire(&object) {
+                        Ok(lease) => drop(lease),
+                        Err(Error::Again) => w.work(),
+                        Err(error) => return Err(error),
+                    }
+                }
+                UserPtr::export(&object)?;
+                drop(UserPtr::try_acquire(&object));
+                w.work();
+            }
+            let mut more = Vec::new();
+            for _ in 0..20 {
+                more.push(client.create(&w.space(), a, PAGE, 0)?);
+            }
+            Ok(())
+        };
+        let result = life();
+        let failed = w.machine.meter().failed();
+        w.machine.meter().fail_nth(0);
+        w.work();
+        if failed == 0 {
+            assert_eq!(result, Ok(()));
+            assert!(n > 15, "{n} allocations in a whole life");
+            w.finish();
+            break;
+        }
+        failures += 1;
+        assert!(matches!(result, Err(Error::NoMemory) | Ok(())), "allocation {n}: {result:?}");
+        // Nothing leaked, and everything works again.
+        let object = w.create(a, 3);
+        drop(w.lease(&object));
+        drop(object);
+        w.finish();
+    }
+    assert!(failures > 15);
+}
+
+fn s66_a_context_that_cannot_be_made<P: Host>() {
+    use userptr::{Context, Limits, Queues};
+    for n in 1..=3 {
+        let w = World::<P>::new();
+        let _in = w.enter();
+        let live = w.machine.meter().live();
+        w.machine.meter().fail_nth(n);
+        let queues = Queues { pins: w.pins.clone(), cancels: None, frees: w.frees.clone() };
+        let made = Context::try_new(crate::world::Device::<P>::new(&w.machine, Limits::default()), queues);
+        assert_eq!(made.map_err(|(_, e)| e).err(), Some(Error::NoMemory), "allocation {n}");
+        assert_eq!(w.machine.meter().live(), live);
+        w.finish();
+    }
+}
+
+crate::on_host! {
+    metered, userptr::backend::sim::Sim;
+    s66_the_nth_allocation_fails,
+    s66_a_context_that_cannot_be_made,
+}
