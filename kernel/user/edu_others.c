@@ -194,14 +194,42 @@ static int naive_goes_stale(void)
 
 /* ---- races ---- */
 
+static void *read_page(void *buffer)
+{
+	return (void *)(long)dev_read(fd, h, 0, buffer, PAGE);
+}
+
+/* The pages go in the middle of a copy of two pieces: what comes out is whole, and from the new page. */
+static int copy_starts_over(void)
+{
+	unsigned char got[PAGE];
+	pthread_t thread;
+	void *ret;
+	long before;
+
+	DO(begin(1, 22));
+	before = transfers();
+	CHECK_EQ(pthread_create(&thread, NULL, read_page, got), 0);
+	for (int i = 0; transfers() == before && i < 5000; i++)
+		usleep(1000);
+	CHECK_EQ(madvise(at, PAGE, MADV_DONTNEED), 0);
+	memset(at, 'n', PAGE);
+	CHECK_EQ(pthread_join(thread, &ret), 0);
+	CHECK_EQ((long)ret, 0);
+	for (size_t i = 0; i < PAGE; i++)
+		CHECK_EQ(got[i], 'n');
+	return 0;
+}
+
 static atomic_int bad, stop;
-static atomic_uint ended;
+static atomic_uint begun, ended;
 
 static void *renew(void *arg)
 {
 	unsigned int seed = 1;
 
 	for (unsigned int g = 1; !stop; g++) {
+		begun = g;
 		if (g % 2 ? !memory_at(at, 1) : madvise(at, PAGE, MADV_DONTNEED))
 			bad = __LINE__;
 		*(volatile unsigned int *)at = g;
@@ -228,7 +256,7 @@ static int never_stale(void)
 		int ret = dev_read(fd, h, 0, &g, sizeof(g));
 
 		/* Zero: fresh memory that is not written yet, so a change was under way. */
-		if (ret || (g && g < floor)) {
+		if (ret || (g ? g < floor || g > begun : floor && begun == floor)) {
 			snprintf(why, sizeof(why), "read gave %d: generation %u after %u", ret, g, floor);
 			bad = __LINE__;
 		}
@@ -310,6 +338,7 @@ const struct test edu_other_tests[] = {
 	{ "edu-two-devices", two_devices },
 	{ "edu-two-objects", two_objects },
 	{ "edu-naive-goes-stale", naive_goes_stale },
+	{ "edu-copy-starts-over", copy_starts_over },
 	{ "edu-never-stale", never_stale },
 	{ "edu-anything-at-once", anything_at_once },
 	{ NULL, NULL },
