@@ -110,10 +110,11 @@ bool uk_edu_present(void)
 void uk_edu_limits(u64 *pages, u64 *mapping_pages, bool *reaches_all)
 {
 	struct device *dev = &edu.pdev->dev;
+	struct iommu_domain *domain = iommu_get_domain_for_dev(dev);
 
 	*pages = (dma_get_mask(dev) >> PAGE_SHIFT) + 1;
 	*mapping_pages = max_t(u64, dma_max_mapping_size(dev) >> PAGE_SHIFT, 1);
-	*reaches_all = !dma_addressing_limited(dev);
+	*reaches_all = (domain && domain->type != IOMMU_DOMAIN_IDENTITY) || !dma_addressing_limited(dev);
 }
 
 static enum dma_data_direction direction(bool write)

@@ -127,14 +127,17 @@ void uk_work_init(struct work_struct *work, const void *function)
 	lockdep_init_map(&work->lockdep_map, "userptr_work", &work_keys[i], 0);
 }
 
-/* kind 0: cancels. They run inside reclaim, so the queue needs a rescuer thread. Others may allocate and take mmap_lock. */
+/*
+ * kinds 0 and 3: cancels, and the jobs of the devices, which neither allocate nor take mmap_lock. Reclaim waits for both, so their
+ * queues need a rescuer thread. Others may do both.
+ */
 struct workqueue_struct *uk_queue_new(unsigned int kind)
 {
 	static const char *const names[] = { "userptr_cancel", "userptr_pin", "userptr_free", "userptr_copy" };
 
 	if (kind >= ARRAY_SIZE(names))
 		return NULL;
-	return alloc_workqueue("%s", WQ_UNBOUND | (kind == 0 ? WQ_MEM_RECLAIM : 0), 0, names[kind]);
+	return alloc_workqueue("%s", WQ_UNBOUND | (kind == 0 || kind == 3 ? WQ_MEM_RECLAIM : 0), 0, names[kind]);
 }
 
 void uk_queue_free(struct workqueue_struct *wq)
