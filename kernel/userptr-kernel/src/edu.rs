@@ -8,68 +8,31 @@
 //! mapping is in no transfer that begins later, so all that is waited for is one transfer in flight. And it waits by looking
 //! at the device itself: nobody else has to run for it to end.
 
-use crate::ffi::{self, Counter, PAGE_SHIFT, count};
+mod engine;
+
+use crate::ffi::{self, PAGE_SHIFT};
 use crate::job::{Engine, Mapping, PAGE, Table};
-use crate::platform::{KQueue, KWait, Kernel};
+use crate::platform::{KQueue, Kernel};
 use crate::space::Mm;
 use core::fmt;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
+use engine::Hardware;
 use userptr::device::{Device, Limits, Prepare};
 use userptr::notifier::Outcome;
 use userptr::pages::{Buffer, Segment, SgLimits};
-use userptr::platform::{LockClass, RawWait, SpinLock};
 use userptr::{Error, Object, Ref};
 
-/// The most bytes in one transfer. The device's buffer has 4,096, but QEMU up to 8.0 takes a transfer that reaches its end
-/// for one that goes beyond, and ends the machine.
+/// The most bytes in one transfer. The device's buffer has 4,096, but older versions of QEMU take a transfer that reaches its
+/// end for one that goes beyond, and end the machine.
 const MOST: usize = 2048;
-/// How long a job waits for its turn, or for one transfer. Far more than either takes.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// The device.
 #[derive(Debug)]
 pub struct Edu {
     limits: Limits,
     queue: KQueue,
     hardware: Ref<Hardware, Kernel>,
-}
-
-/// The one engine.
-struct Hardware {
-    state: SpinLock<Kernel, State>,
-    /// Somebody waits for a turn.
-    turn: KWait,
-}
-
-/// # Invariants
-/// Only who has the turn begins a transfer or touches the staging page. `flying` is the table whose pages a transfer in flight
-/// may touch, or null; it is compared, never followed. It is set where the transfer is begun, in the same critical section,
-/// and cleared by whoever sees that the device has ended it.
-struct State {
-    taken: bool,
-    flying: *const DmaTable,
-}
-
-// SAFETY: the pointer is only compared.
-unsafe impl Send for State {}
-
-// SAFETY: settles lock and wait; nothing points here but references.
-unsafe impl Object<Kernel> for Hardware {
-    unsafe fn settle(&self) {
-        // SAFETY: once, at the final address (caller).
-        unsafe {
-            self.state.settle();
-            self.turn.settle();
-        }
-    }
-}
-
-impl fmt::Debug for Hardware {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Hardware")
-    }
 }
 
 /// Pages that follow each other for the device.
@@ -148,10 +111,7 @@ impl Edu {
             deadline: Some(Duration::from_secs(3)),
             ..Limits::default()
         };
-        let state = State { taken: false, flying: ptr::null() };
-        let class = LockClass { name: "userptr_edu", rank: 60 };
-        let hardware = Hardware { state: SpinLock::<Kernel, _>::blank(class, state), turn: KWait::blank() };
-        let hardware = Ref::try_new(hardware).map_err(|(_, e)| e)?;
+        let hardware = Ref::try_new(Hardware::blank()).map_err(|(_, e)| e)?;
         Ok(Some(Self { limits, queue, hardware }))
     }
 }
@@ -204,10 +164,7 @@ impl Device for Edu {
     }
 
     fn stop(&self, map: &Self::Map) {
-        self.hardware.with(|_| map.0.stopped.store(true, Ordering::Relaxed));
-        // A job that waits for its turn need not wait any longer.
-        // SAFETY: settled, alive by our reference.
-        unsafe { self.hardware.turn.wake_all() };
+        self.hardware.tell(|| map.0.stopped.store(true, Ordering::Relaxed));
     }
 
     fn wait_idle(&self, map: &Self::Map, timeout: Option<Duration>) -> Outcome {
@@ -223,165 +180,18 @@ impl Device for Edu {
     }
 }
 
-/// Whether a point in time has come.
-fn clock(timeout: Option<Duration>) -> impl Fn() -> bool {
-    // SAFETY: no arguments.
-    let now = || unsafe { ffi::uk_now_ns() };
-    let ns = timeout.and_then(|t| u64::try_from(t.as_nanos()).ok());
-    let until = ns.map(|ns| now().saturating_add(ns));
-    move || until.is_some_and(|until| now() >= until)
-}
-
-impl Hardware {
-    fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
-        // SAFETY: settled; nothing in this file calls it from inside itself, and the closures only touch registers and words.
-        unsafe { self.state.with(f) }
-    }
-
-    /// Takes the engine for one piece, unless the table is stopped first.
-    fn turn(&self, table: &DmaTable, deaf: bool) -> Result<Turn<'_>, Error> {
-        let mut got = Err(Error::TimedOut);
-        let mut mine = || {
-            self.with(|state| {
-                if table.is_stopped() && !deaf {
-                    got = Err(Error::Again);
-                } else if !state.taken {
-                    state.taken = true;
-                    got = Ok(());
-                }
-            });
-            got != Err(Error::TimedOut)
-        };
-        // SAFETY: settled; a worker may sleep.
-        unsafe { self.turn.wait_until(Some(PATIENCE), &mut mine) };
-        got.map(|()| Turn(self))
-    }
-
-    /// Waits until no transfer touches the table's pages, looking at the device itself.
-    fn wait_landed(&self, table: &DmaTable, timeout: Option<Duration>) -> Result<(), Error> {
-        let late = clock(timeout);
-        loop {
-            // In this order: when no deaf job is left, nobody begins another transfer.
-            // ORDERING: acquires from the release in `leave`.
-            if table.deaf.load(Ordering::Acquire) == 0 && self.landed(table)? {
-                return Ok(());
-            }
-            if late() {
-                return Err(Error::TimedOut);
-            }
-            // SAFETY: called where sleeping is allowed.
-            unsafe { ffi::uk_pause() };
-        }
-    }
-
-    /// Whether no transfer touches the table's pages at this moment.
-    fn landed(&self, table: *const DmaTable) -> Result<bool, Error> {
-        self.with(|state| {
-            if state.flying != table {
-                return Ok(true);
-            }
-            // SAFETY: the device is there as long as the driver is.
-            match unsafe { ffi::uk_edu_running() } {
-                0 => {
-                    state.flying = ptr::null();
-                    Ok(true)
-                }
-                1 => Ok(false),
-                _ => Err(Error::DeviceLost),
-            }
-        })
-    }
-}
-
-/// The engine, for one piece.
-struct Turn<'a>(&'a Hardware);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.with(|state| state.taken = false);
-        // SAFETY: settled, alive by the table's reference.
-        unsafe { self.0.turn.wake_all() };
-    }
-}
-
-impl Turn<'_> {
-    /// The kernel's page that goes with the turn, and where the device finds it.
-    fn staging(&self) -> (*mut u8, u64) {
-        let mut address = 0;
-        // SAFETY: one place to write to; the device is there.
-        let at = unsafe { ffi::uk_edu_staging(&raw mut address) };
-        (at, address)
-    }
-
-    /// Moves bytes between the device's buffer and the pages; not if the table was stopped before the transfer begins.
-    fn move_pages(
-        &self,
-        table: &DmaTable,
-        at: usize,
-        len: usize,
-        to_pages: bool,
-        deaf: bool,
-    ) -> Result<(), Error> {
-        let address = table.address(at).ok_or(Error::Fault)?;
-        let go = || if table.is_stopped() && !deaf { Err(Error::Again) } else { Ok(()) };
-        self.transfer(table, go, address, len, to_pages)?;
-        count(Counter::Transfers, 1);
-        self.wait()
-    }
-
-    /// Moves bytes between the device's buffer and the staging page.
-    fn move_staged(&self, len: usize, to_memory: bool) -> Result<(), Error> {
-        let (_, address) = self.staging();
-        self.transfer(ptr::null(), || Ok(()), address, len, to_memory)?;
-        self.wait()
-    }
-
-    /// Begins a transfer, if `go` agrees. What it says holds when the transfer begins.
-    fn transfer(
-        &self,
-        table: *const DmaTable,
-        go: impl FnOnce() -> Result<(), Error>,
-        address: u64,
-        len: usize,
-        to_memory: bool,
-    ) -> Result<(), Error> {
-        self.0.with(|state| {
-            go()?;
-            // SAFETY: the device is there. Only after somebody ran out of patience does it still run here.
-            match unsafe { ffi::uk_edu_running() } {
-                0 => {}
-                1 => return Err(Error::Busy),
-                _ => return Err(Error::DeviceLost),
-            }
-            state.flying = table;
-            // SAFETY: it is our turn; the address is mapped, and stays so while `flying` says that it is used.
-            unsafe { ffi::uk_edu_start(address, len, to_memory) };
-            Ok(())
-        })
-    }
-
-    /// Waits until the transfer in flight has ended.
-    fn wait(&self) -> Result<(), Error> {
-        let late = clock(Some(PATIENCE));
-        loop {
-            // SAFETY: the device is there.
-            match unsafe { ffi::uk_edu_running() } {
-                0 => return Ok(()),
-                1 if late() => return Err(Error::TimedOut),
-                // SAFETY: a worker may sleep.
-                1 => unsafe { ffi::uk_pause() },
-                _ => return Err(Error::DeviceLost),
-            }
-        }
-    }
-}
-
 impl DmaTable {
     /// Where the device finds byte `at`; the rest of its page follows.
     fn address(&self, at: usize) -> Option<u64> {
         let page = at >> PAGE_SHIFT;
         let run = self.runs.iter().find(|run| page >= run.first && page - run.first < run.pages)?;
         Some(run.address + (at - run.first * PAGE) as u64)
+    }
+
+    /// Whether a job runs that does not obey.
+    fn has_deaf(&self) -> bool {
+        // ORDERING: acquires from the release in `leave`.
+        self.deaf.load(Ordering::Acquire) != 0
     }
 
     /// Gives the mappings back. Once: by `unmap`, or where `prepare` fails.
@@ -411,7 +221,7 @@ impl Table for DmaTable {
     }
 
     fn leave(&self, deaf: bool) {
-        // ORDERING: releases what the job did; pairs with the acquire in `wait_landed`.
+        // ORDERING: releases what the job did; pairs with the acquire in `has_deaf`.
         self.deaf.fetch_sub(deaf.into(), Ordering::Release);
     }
 
