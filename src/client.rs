@@ -106,9 +106,32 @@ impl<D: Device> Context<D> {
     }
 }
 
-type Slot<D> = Option<*const UserPtr<D>>;
+/// A place in the table.
+enum Slot<D: Device> {
+    /// An object; the pointer owns one count of it.
+    Used(*const UserPtr<D>),
+    /// Nothing; the handle of the next free place, or [`NONE`].
+    Free(u32),
+}
 
-/// One user of a device: a table of handles. Handles are small numbers from 1, and are reused after a close.
+// By hand: a derive would ask the device to be copied.
+impl<D: Device> Clone for Slot<D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<D: Device> Copy for Slot<D> {}
+
+/// No handle.
+const NONE: u32 = 0;
+
+/// The handle of a place. A table has fewer places than there are handles.
+fn handle_at(place: usize) -> u32 {
+    u32::try_from(place).ok().and_then(|at| at.checked_add(1)).unwrap_or(NONE)
+}
+
+/// One user of a device: a table of handles. Handles are small numbers from 1, and are reused after a close. Every call takes the
+/// same time however many there are, but for the one in a doubling that moves the table.
 ///
 /// # Invariants
 /// A pointer in the table owns one count of its object.
@@ -140,8 +163,11 @@ pub struct Client<D: Device> {
     table: Mutex<Host<D>, Table<D>>,
 }
 
+/// # Invariants
+/// `free` begins a chain of all free places, without a cycle, that ends with [`NONE`].
 struct Table<D: Device> {
     slots: Buffer<Slot<D>, Host<D>>,
+    free: u32,
 }
 
 // SAFETY: the pointers are counted references in another form.
@@ -175,8 +201,10 @@ impl<D: Device> Client<D> {
     /// # Errors
     /// [`Error::NoMemory`].
     pub fn open(context: Ref<Context<D>, Host<D>>) -> Result<Ref<Self, Host<D>>, Error> {
-        let table =
-            Mutex::<Host<D>, _>::blank(LockClass::HANDLES, Table { slots: Buffer::with_capacity(0)? });
+        let table = Mutex::<Host<D>, _>::blank(
+            LockClass::HANDLES,
+            Table { slots: Buffer::with_capacity(0)?, free: NONE },
+        );
         Ref::try_new(Self { context, table }).map_err(|(_, e)| e)
     }
 
@@ -221,7 +249,7 @@ impl<D: Device> Client<D> {
     /// [`Error::NoEntry`].
     pub fn lookup(&self, handle: u32) -> Result<UserPtrRef<D>, Error> {
         self.with(|table| {
-            let slot = (*table.slot(handle)?)?;
+            let Slot::Used(slot) = *table.slot(handle)? else { return None };
             // SAFETY: the table owns a count, so the object lives; the borrowed reference is not dropped.
             let borrowed = core::mem::ManuallyDrop::new(unsafe { Ref::from_raw(slot) });
             Some(UserPtrRef::<D>::clone(&borrowed))
@@ -234,7 +262,7 @@ impl<D: Device> Client<D> {
     /// # Errors
     /// [`Error::NoEntry`].
     pub fn close(&self, handle: u32) -> Result<(), Error> {
-        let slot = self.with(|table| table.slot(handle)?.take()).ok_or(Error::NoEntry)?;
+        let slot = self.with(|table| table.take(handle)).ok_or(Error::NoEntry)?;
         // SAFETY: the table's count is ours now. Dropped with no lock held.
         drop(unsafe { UserPtrRef::<D>::from_raw(slot) });
         Ok(())
@@ -242,7 +270,7 @@ impl<D: Device> Client<D> {
 
     /// The number of handles in use. A snapshot.
     pub fn len(&self) -> usize {
-        self.with(|table| table.slots.iter().filter(|slot| slot.is_some()).count())
+        self.with(|table| table.slots.iter().filter(|slot| matches!(slot, Slot::Used(_))).count())
     }
 
     /// Whether no handle is in use. A snapshot.
@@ -262,17 +290,28 @@ impl<D: Device> Table<D> {
         self.slots.get_mut(at)
     }
 
-    /// Puts the object into the first free place, or says how large the table is.
+    /// Puts the object into a free place, the one that was left last, or says how large the table is.
     fn place(&mut self, object: &mut Option<UserPtrRef<D>>) -> Result<u32, usize> {
-        let size = self.slots.len();
-        let free = self.slots.iter().position(Option::is_none).ok_or(size)?;
-        let handle = u32::try_from(free).ok().and_then(|at| at.checked_add(1)).ok_or(size)?;
+        let (size, handle) = (self.slots.len(), self.free);
         let slot = self.slot(handle).ok_or(size)?;
-        *slot = object.take().map(Ref::into_raw);
+        let Slot::Free(next) = *slot else { return Err(size) };
+        *slot = Slot::Used(Ref::into_raw(object.take().ok_or(size)?));
+        self.free = next;
         Ok(handle)
     }
 
-    /// Moves into the larger table, filled up with free places, unless it is none.
+    /// Takes the object out of its place.
+    fn take(&mut self, handle: u32) -> Option<*const UserPtr<D>> {
+        let next = self.free;
+        let slot = self.slot(handle)?;
+        let Slot::Used(object) = *slot else { return None };
+        *slot = Slot::Free(next);
+        self.free = handle;
+        Some(object)
+    }
+
+    /// Moves into the larger table, filled up with free places, unless it is none. Called for a table that is full, or was a
+    /// moment ago.
     fn grow(&mut self, larger: &mut Buffer<Slot<D>, Host<D>>) {
         if larger.capacity() <= self.slots.len() {
             return;
@@ -280,7 +319,14 @@ impl<D: Device> Table<D> {
         for slot in self.slots.iter() {
             let _ = larger.push(*slot);
         }
-        while larger.push(None).is_ok() {}
+        // The new places, lowest first, in front of those that others left meanwhile.
+        let first = handle_at(larger.len());
+        while larger.len() < larger.capacity() {
+            let after = larger.len().saturating_add(1);
+            let next = if after < larger.capacity() { handle_at(after) } else { self.free };
+            let _ = larger.push(Slot::Free(next));
+        }
+        self.free = first;
         core::mem::swap(&mut self.slots, larger);
     }
 }

@@ -1,6 +1,7 @@
 //! Promises of layout, `Send` and `Sync` that users and `unsafe` code rely on, pinned at compile time on the standard host.
 
-use crate::backend::std::{Std, StdCell, StdUsize};
+use crate::backend::native::{NativeCell, NativeUsize};
+use crate::backend::std::Std;
 use crate::interval::{IntervalIndex, Node, Tree};
 use crate::memory::AddressSpace;
 use crate::notifier::{Attachment, Hold, Notifier, Outcome, Stopping, Subscriber, Ticket};
@@ -36,8 +37,8 @@ assert_eq_size!(Refcount<Std>, usize);
 assert_eq_size!(Work<Job, Std, 3>, SoftWork<Std>);
 assert_eq_align!(Work<Job, Std, 3>, SoftWork<Std>);
 // The standard host adds nothing to what it wraps.
-assert_eq_size!(StdCell<[u64; 3]>, [u64; 3]);
-assert_eq_size!(StdUsize, usize);
+assert_eq_size!(NativeCell<[u64; 3]>, [u64; 3]);
+assert_eq_size!(NativeUsize, usize);
 // Two words for a range, nine for a node of the index.
 assert_eq_size!(AddrRange, [usize; 2]);
 assert_eq_size!(Node<Std>, [usize; 9]);

@@ -50,6 +50,15 @@ void uk_free(void *p);
 long uk_allocations(void);
 void uk_fence(void);
 
+/* Around a work item: faults.c */
+#ifdef CONFIG_FAULT_INJECTION
+void uk_faults_begin(void);
+void uk_faults_end(void);
+#else
+static inline void uk_faults_begin(void) {}
+static inline void uk_faults_end(void) {}
+#endif
+
 /* Address spaces and pages: mm.c. Counts for the tests. */
 enum {
 	UK_PINS, /* pages pinned now */
@@ -67,6 +76,7 @@ enum {
 	UK_NOT_HERE, /* the number of uk_allocations() in the requests */
 	UK_MAPPED, /* pages mapped for DMA now */
 	UK_TRANSFERS, /* DMA transfers from or to pages, ever begun */
+	UK_HITS, /* invalidations that took pages from an object */
 	UK_COUNTERS,
 };
 struct uk_registration;

@@ -102,7 +102,10 @@ void uk_wake_all(wait_queue_head_t *wq)
 
 static void work_run(struct work_struct *work)
 {
+	/* The item may be gone after its function. */
+	uk_faults_begin();
 	userptr_work_run(work);
+	uk_faults_end();
 }
 
 /*

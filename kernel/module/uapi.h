@@ -57,6 +57,9 @@ struct userptr_words {
 /* The device was reset: cancels that had run out of time are tried again, in every address space. */
 #define USERPTR_RESET USERPTR_REQUEST(12)
 
+/* How many there are: a test makes every allocation of each of them fail. */
+#define USERPTR_REQUESTS 13
+
 #define USERPTR_READ_ONLY 0x1ULL
 #define USERPTR_UNSYNCHRONIZED 0x80000000ULL
 
@@ -76,6 +79,7 @@ enum {
 	USERPTR_ALLOCATIONS, /* now */
 	USERPTR_MAPPED, /* pages mapped for DMA now */
 	USERPTR_TRANSFERS, /* DMA transfers from or to pages, ever begun */
+	USERPTR_HITS, /* invalidations that took pages from an object; the others found none, or somebody had begun already */
 };
 
 #endif

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 /*
  * Runs the tests, each in a process of its own with a deadline, and prints "ok NAME" or "not ok NAME: why".
- * Arguments: names (or beginnings of names) of the tests to run; none means all.
+ * Arguments: names (or beginnings of names) of the tests to run; none means all but the long ones (named_tests).
  * With USERPTR_EDU in the environment a machine without an edu device is a failure.
  */
 #include "test.h"
@@ -15,16 +15,19 @@
 char why[256];
 
 #define DEADLINE_SECONDS 120
+/* For what runs only when asked for by name. */
+#define LONG_SECONDS 1800
 
-static int wanted(const char *name, int argc, char **argv)
+static int wanted(const struct test *list, const char *name, int argc, char **argv)
 {
+	/* Long ones and known bugs: by name only. */
 	for (int i = 1; i < argc; i++)
 		if (!strncmp(name, argv[i], strlen(argv[i])))
 			return 1;
-	return argc <= 1;
+	return argc <= 1 && list != named_tests && list != planted_tests;
 }
 
-static int run(const struct test *t)
+static int run(const struct test *t, int seconds)
 {
 	struct timespec from, to;
 	int status, report[2];
@@ -46,12 +49,12 @@ static int run(const struct test *t)
 	}
 	setpgid(child, child);
 	close(report[1]);
-	for (int i = 0; (got = waitpid(child, &status, WNOHANG)) == 0 && i < DEADLINE_SECONDS * 200; i++)
+	for (int i = 0; (got = waitpid(child, &status, WNOHANG)) == 0 && i < seconds * 200; i++)
 		usleep(5000);
 	kill(-child, SIGKILL);
 	clock_gettime(CLOCK_MONOTONIC, &to);
 	if (got == 0) {
-		printf("not ok %s: still running after %d s\n", t->name, DEADLINE_SECONDS);
+		printf("not ok %s: still running after %d s\n", t->name, seconds);
 	} else if (!WIFEXITED(status) || WEXITSTATUS(status) || read(report[0], &line, sizeof(line)) != sizeof(line)) {
 		printf("not ok %s: the process died (status %#x)\n", t->name, status);
 	} else if (line) {
@@ -82,15 +85,16 @@ static int has(const struct test *list)
 
 int main(int argc, char **argv)
 {
-	const struct test *lists[] = { self_tests, basic_tests, mapping_tests, process_tests, stress_tests, edu_tests, edu_other_tests, fault_tests, plain_tests, last_tests };
+	const struct test *lists[] = { self_tests, basic_tests, mapping_tests, process_tests, stress_tests, edu_tests, edu_other_tests,
+				       fault_tests, plain_tests, hit_tests, named_tests, last_tests, module_tests, planted_tests };
 	int failed = 0;
 
 	for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++)
 		for (const struct test *t = lists[i]; t->name; t++)
-			if (!wanted(t->name, argc, argv))
+			if (!wanted(lists[i], t->name, argc, argv))
 				continue;
 			else if (has(lists[i]))
-				failed += run(t);
+				failed += run(t, lists[i] == named_tests ? LONG_SECONDS : DEADLINE_SECONDS);
 			else if (lists[i] == edu_tests || lists[i] == edu_other_tests)
 				printf("skipped: %s: the machine has no edu device\n", t->name);
 	return failed != 0;

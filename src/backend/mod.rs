@@ -7,12 +7,13 @@
 //! | `sim` | `sim` | the checking host: lock order, allocation under locks, failing allocations |
 //! | `linux` | `linux` | the memory of a Linux process, watched by userfaultfd |
 //!
-//! The Linux kernel is a fifth host, in `kernel/` beside this package.
+//! [`native`], always there, has the machine's own atomics and cells for hosts of any kind. The Linux kernel is a fifth host, in `kernel/`
+//! beside this package.
 //!
 //! # A host of your own
 //! Three traits, in this order. `backend/std` is the shortest example of the first, `device/sim/space.rs` of the other two.
 //!
-//! 1. [`Platform`](crate::Platform): atomics, cells, locks, waits, work, allocation. Where the host has work queues of its own, implement
+//! 1. [`Platform`](crate::Platform): atomics and cells (those of [`native`], if nothing is to be tracked), locks, waits, work, allocation. Where the host has work queues of its own, implement
 //!    [`RawQueue`](crate::RawQueue) for a handle to one; else take the [`SoftQueue`](crate::SoftQueue) and give it threads.
 //! 2. [`AddressSpace`](crate::AddressSpace) and [`Users`](crate::Users): holds, registration, pins. In the callbacks of the registration call
 //!    [`begin`](crate::Notifier::begin) and [`finish`](crate::notifier::Stopping::finish) before the page tables change,
@@ -51,6 +52,8 @@
     clippy::disallowed_methods,
     reason = "a backend is where the host's own types are named"
 )]
+
+pub mod native;
 
 #[cfg(all(feature = "linux", target_os = "linux"))]
 pub mod linux;

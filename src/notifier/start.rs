@@ -234,6 +234,12 @@ pub struct Stopping<'n, P: Platform> {
 unsafe impl<P: Platform> Send for Stopping<'_, P> {}
 
 impl<P: Platform> Stopping<'_, P> {
+    /// Whether this start found an object with pages that nobody was cancelling yet, and so cancels it: for a host's statistics.
+    #[must_use]
+    pub fn cancels_any(&self) -> bool {
+        !self.own.is_null()
+    }
+
     /// Cancels, then waits until nothing in the range is installed, whoever cancels it.
     pub fn finish(mut self) -> Outcome {
         self.run();

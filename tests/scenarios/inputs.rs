@@ -1,9 +1,9 @@
-//! Scenarios 1 to 10: what a caller may pass.
+//! Scenarios 1 to 10: what a caller may pass; handles, and what a start says of itself.
 
-use crate::world::{Host, Setup, World, range};
+use crate::world::{Host, Setup, World, range, rounds};
 use userptr::device::sim::{PAGE, Prot, TOP};
 use userptr::notifier::State;
-use userptr::{AddrRange, Blockable, Context, Error, Flags, Outcome, UserPtr};
+use userptr::{AddrRange, Blockable, Client, Context, Error, Flags, Outcome, UserPtr};
 
 /// No record, no notifier, no registration, no allocation.
 fn nothing_is_left<P: Host>(w: &World<P>, live: usize) {
@@ -189,6 +189,68 @@ fn s10_a_probe_finds_every_hole<P: Host>() {
     w.finish();
 }
 
+/// Creates and closes in an order that is not that of the handles, across several tables: a handle means its own object, always.
+fn handles_are_small_and_never_double<P: Host>() {
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let client = Client::open(w.ctx.clone()).unwrap();
+    let n = rounds(300);
+    let at = w.memory(n);
+    let (mut open, mut seed, mut most) = (Vec::<(u32, usize)>::new(), 1_u32, 0);
+    for round in 0..4 * n {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        // More creations than closes at first, then the other way round.
+        if (seed >> 8) % 8 < if round < 2 * n { 5 } else { 3 } {
+            let a = at + (round % n) * PAGE;
+            let handle = client.create(&w.space(), a, PAGE, 0).unwrap();
+            assert!(open.iter().all(|(other, _)| *other != handle), "{handle} is in use");
+            open.push((handle, a));
+        } else if !open.is_empty() {
+            let (handle, _) = open.swap_remove((seed >> 12) as usize % open.len());
+            client.close(handle).unwrap();
+            assert_eq!(client.close(handle), Err(Error::NoEntry));
+            assert_eq!(client.lookup(handle).unwrap_err(), Error::NoEntry);
+        }
+        most = most.max(open.len());
+        assert_eq!(client.len(), open.len());
+        for (handle, a) in &open {
+            assert_eq!(client.lookup(*handle).unwrap().range().start(), *a);
+            assert!(*handle as usize <= most.next_power_of_two().max(16), "places are reused");
+        }
+    }
+    for absent in [0, 1 << 20, u32::MAX] {
+        assert_eq!(client.close(absent), Err(Error::NoEntry));
+    }
+    drop(client);
+    w.finish();
+}
+
+/// What a start says of itself: it cancels an object with pages, and nothing else counts.
+fn a_start_knows_whether_it_cancels_any<P: Host>() {
+    let w = World::<P>::with_stepped_cancels(Setup::default());
+    let _in = w.enter();
+    let (a, object) = w.pinned(2);
+    let beside = w.memory(1);
+    let n = w.notifier(&object);
+    let cancels = |address, pages| {
+        let range = range(address, pages * PAGE);
+        let stopping = n.begin(range, Blockable::Yes).unwrap();
+        let any = stopping.cancels_any();
+        stopping.let_go();
+        n.invalidate_end(range);
+        any
+    };
+    assert!(!cancels(beside, 1), "nothing overlaps");
+    assert!(cancels(a + PAGE, 1), "a part of the object");
+    assert!(!cancels(a, 2), "its cancel is somebody else's by now");
+    w.work();
+    assert!(!cancels(a, 2), "it has no pages");
+    let _ticket = userptr::Notifier::attach(&object).unwrap();
+    assert!(!cancels(a, 2), "an acquire in flight has no pages yet");
+    drop((n, object));
+    w.finish();
+}
+
 crate::on_each_host! {
     s01_size_zero_is_invalid,
     s02_unaligned_is_invalid,
@@ -201,4 +263,6 @@ crate::on_each_host! {
     s08_unsynchronised_needs_the_privilege,
     s09_an_empty_invalidation_does_nothing,
     s10_a_probe_finds_every_hole,
+    handles_are_small_and_never_double,
+    a_start_knows_whether_it_cancels_any,
 }

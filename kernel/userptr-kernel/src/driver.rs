@@ -3,7 +3,7 @@
 use crate::copier::Copier;
 use crate::edu::Edu;
 use crate::ffi;
-use crate::job::{Engine, Job, Task};
+use crate::job::{Engine, Job, JobRef, Task};
 use crate::platform::{KQueue, Kernel, Kind};
 use crate::space::Mm;
 use core::ffi::{c_int, c_long, c_void};
@@ -143,7 +143,7 @@ unsafe impl Object<Kernel> for Opened {
 struct File<D: Engine> {
     client: Ref<Client<D>, Kernel>,
     /// The job that was begun last.
-    job: Mutex<Kernel, Option<Ref<Job<D::Table>, Kernel>>>,
+    job: Mutex<Kernel, Option<JobRef<D>>>,
 }
 
 impl<D: Engine> fmt::Debug for File<D> {

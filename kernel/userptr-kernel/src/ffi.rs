@@ -137,6 +137,8 @@ pub enum Counter {
     Copied = 11,
     /// DMA transfers from or to pages, ever begun.
     Transfers = 14,
+    /// Invalidations that took pages from an object.
+    Hits = 15,
 }
 
 /// Adds to a counter.

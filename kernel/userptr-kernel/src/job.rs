@@ -78,6 +78,9 @@ pub enum Task {
     },
 }
 
+/// A reference to a job of a device.
+pub type JobRef<D> = Ref<Job<<D as Engine>::Table>, Kernel>;
+
 /// One job.
 pub struct Job<T: Table> {
     work: Work<Self, Kernel>,

@@ -13,6 +13,8 @@ mod driver;
 mod edu;
 mod ffi;
 mod job;
+#[cfg(feature = "planted")]
+mod planted;
 mod platform;
 mod selftest;
 mod space;

@@ -2,15 +2,13 @@
 
 use crate::ffi::{self, Room, Workqueue};
 use core::alloc::Layout;
-use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{self, Ordering};
 use core::time::Duration;
-use userptr::platform::{
-    AtomicUsize, Cell, Load, LockClass, RawLock, RawQueue, RawWait, RawWork, Rmw, Store,
-};
+use userptr::backend::native::{NativeCell, NativeUsize};
+use userptr::platform::{LockClass, RawLock, RawQueue, RawWait, RawWork};
 use userptr::{Error, Object, Platform, Ref};
 
 /// Spinlocks, mutexes, wait queues, workqueues and `kvmalloc` of the running kernel.
@@ -19,8 +17,10 @@ pub enum Kernel {}
 
 // SAFETY: `smp_mb` is a full fence; `kvmalloc` keeps its promise about layouts (`uk_alloc` sees to the alignment).
 unsafe impl Platform for Kernel {
-    type Usize = KUsize;
-    type Cell<T> = KCell<T>;
+    // The language's and the kernel's atomics are the same instructions on x86-64.
+    type Usize = NativeUsize;
+    // Untracked: the kernel's own checkers see the accesses themselves.
+    type Cell<T> = NativeCell<T>;
     type Spin = KSpin;
     type Mutex = KMutex;
     type Wait = KWait;
@@ -40,80 +40,6 @@ unsafe impl Platform for Kernel {
     unsafe fn dealloc(ptr: NonNull<u8>, _: Layout) {
         // SAFETY: it came from `uk_alloc` (caller).
         unsafe { ffi::uk_free(ptr.as_ptr()) }
-    }
-}
-
-/// An atomic word. The language's and the kernel's atomics are the same instructions on x86-64.
-#[repr(transparent)]
-pub struct KUsize(atomic::AtomicUsize);
-
-const fn load(o: Load) -> Ordering {
-    match o {
-        Load::Relaxed => Ordering::Relaxed,
-        Load::Acquire => Ordering::Acquire,
-    }
-}
-
-const fn rmw(o: Rmw) -> Ordering {
-    match o {
-        Rmw::Relaxed => Ordering::Relaxed,
-        Rmw::Acquire => Ordering::Acquire,
-        Rmw::Release => Ordering::Release,
-        Rmw::AcqRel => Ordering::AcqRel,
-    }
-}
-
-// SAFETY: the language's own atomics, with the orderings asked for.
-unsafe impl AtomicUsize for KUsize {
-    fn new(v: usize) -> Self {
-        Self(atomic::AtomicUsize::new(v))
-    }
-    #[inline]
-    fn load(&self, o: Load) -> usize {
-        self.0.load(load(o))
-    }
-    #[inline]
-    fn store(&self, v: usize, o: Store) {
-        let o = match o {
-            Store::Relaxed => Ordering::Relaxed,
-            Store::Release => Ordering::Release,
-        };
-        self.0.store(v, o);
-    }
-    #[inline]
-    fn swap(&self, v: usize, o: Rmw) -> usize {
-        self.0.swap(v, rmw(o))
-    }
-    #[inline]
-    fn fetch_add(&self, v: usize, o: Rmw) -> usize {
-        self.0.fetch_add(v, rmw(o))
-    }
-    #[inline]
-    fn fetch_sub(&self, v: usize, o: Rmw) -> usize {
-        self.0.fetch_sub(v, rmw(o))
-    }
-    #[inline]
-    fn compare_exchange(&self, old: usize, new: usize, ok: Rmw, no: Load) -> Result<usize, usize> {
-        self.0.compare_exchange(old, new, rmw(ok), load(no))
-    }
-}
-
-/// An untracked cell: the kernel's own checkers see the accesses themselves.
-#[repr(transparent)]
-pub struct KCell<T>(UnsafeCell<T>);
-
-// SAFETY: both methods pass the cell's own pointer and synchronise nothing.
-unsafe impl<T> Cell<T> for KCell<T> {
-    fn new(value: T) -> Self {
-        Self(UnsafeCell::new(value))
-    }
-    #[inline]
-    fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
-        f(self.0.get())
-    }
-    #[inline]
-    fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
-        f(self.0.get())
     }
 }
 

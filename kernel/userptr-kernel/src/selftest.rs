@@ -41,6 +41,8 @@ pub extern "C" fn userptr_selftest(which: u32) -> TestResult {
         7 => allocations_are_aligned_and_fallible(),
         8 => software_queue(),
         9 => interval_tree(),
+        #[cfg(feature = "planted")]
+        100.. => crate::planted::run(which),
         _ => -22,
     }
 }

@@ -11,7 +11,8 @@ mod meter;
 
 pub use meter::{Meter, MeterGuard};
 
-use super::std::{StdCell, StdLock, StdUsize, StdWait};
+use super::native::{NativeCell, NativeUsize};
+use super::std::{StdLock, StdWait};
 use crate::platform::{LockClass, Platform, RawLock, RawWait};
 use crate::refcount::Ref;
 use crate::work::{SoftQueue, SoftWork};
@@ -30,8 +31,8 @@ pub enum Sim {}
 
 // SAFETY: the fence is the language's own full fence; the meter hands out memory of the global allocator.
 unsafe impl Platform for Sim {
-    type Usize = StdUsize;
-    type Cell<T> = StdCell<T>;
+    type Usize = NativeUsize;
+    type Cell<T> = NativeCell<T>;
     type Spin = CheckedLock<false>;
     type Mutex = CheckedLock<true>;
     type Wait = CheckedWait;

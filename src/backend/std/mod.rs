@@ -1,14 +1,13 @@
 //! The host made of the standard library: [`Std`].
 
-mod atomic;
 pub(super) mod held;
 mod sync;
 mod workers;
 
-pub use atomic::StdUsize;
-pub use sync::{StdCell, StdLock, StdWait};
+pub use sync::{StdLock, StdWait};
 pub use workers::Workers;
 
+use super::native::{NativeCell, NativeUsize};
 use crate::notifier::Notifier;
 use crate::platform::Platform;
 use crate::refcount::Ref;
@@ -31,8 +30,8 @@ pub enum Std {}
 
 // SAFETY: the fence is the language's own full fence; the allocator is the global one.
 unsafe impl Platform for Std {
-    type Usize = StdUsize;
-    type Cell<T> = StdCell<T>;
+    type Usize = NativeUsize;
+    type Cell<T> = NativeCell<T>;
     type Spin = StdLock;
     type Mutex = StdLock;
     type Wait = StdWait;

@@ -1,6 +1,6 @@
-//! Cell, lock and wait of the standard library.
+//! Lock and wait of the standard library.
 
-use crate::platform::{Cell, LockClass, RawLock, RawWait};
+use crate::platform::{LockClass, RawLock, RawWait};
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -9,31 +9,6 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 extern crate std;
-
-/// A plain `UnsafeCell`: nothing is tracked.
-#[repr(transparent)]
-pub struct StdCell<T>(UnsafeCell<T>);
-
-impl<T> fmt::Debug for StdCell<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("StdCell")
-    }
-}
-
-// SAFETY: both methods pass the cell's own pointer and synchronise nothing.
-unsafe impl<T> Cell<T> for StdCell<T> {
-    fn new(value: T) -> Self {
-        Self(UnsafeCell::new(value))
-    }
-    #[inline]
-    fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
-        f(self.0.get())
-    }
-    #[inline]
-    fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
-        f(self.0.get())
-    }
-}
 
 /// The standard mutex without data. Its guard is parked beside it between `acquire` and `release`: a raw lock at the
 /// price of the mutex alone.
