@@ -51,6 +51,35 @@ static int limits(void)
 	return 0;
 }
 
+/*
+ * Behind an IOMMU the device has an address space of its own, and that can be full: an error, once, with nothing left pinned or
+ * mapped; and there is room again when an object goes. The memory is one huge page of zeros, over and over.
+ */
+static int address_space_full(void)
+{
+	enum { GIB = 1 << 30, MOST = 5 };
+	uint64_t handle[MOST];
+	int n = 0, ret = 0;
+
+	fd = dev_open(USERPTR_EDU);
+	at = mmap(NULL, GIB, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	CHECK(at != MAP_FAILED);
+	CHECK_EQ(madvise(at, GIB, MADV_HUGEPAGE), 0);
+	for (; n < MOST && !ret; n++) {
+		CHECK_EQ(dev_create(fd, at, GIB, USERPTR_READ_ONLY, &handle[n]), 0);
+		ret = dev_get(fd, handle[n]);
+	}
+	CHECK_EQ(ret, -ENOMEM);
+	CHECK(n > 1);
+	CHECK_EQ(pins(fd), (n - 1) * (GIB / PAGE));
+	CHECK_EQ(mapped(), (n - 1) * (GIB / PAGE));
+	CHECK_EQ(dev_close(fd, handle[0]), 0);
+	CHECK_EQ(dev_get(fd, handle[n - 1]), 0);
+	h = handle[n - 1];
+	CHECK(agree(GIB - 100, 100));
+	return 0;
+}
+
 /* Two huge pages: few mappings, and each byte is where it should be. */
 static int huge_pages(void)
 {
@@ -207,6 +236,12 @@ static int quarantine(void)
 	CHECK(agree(0, 64));
 	return 0;
 }
+
+/* An IOMMU gives the device an address space of its own. */
+const struct test edu_iommu_tests[] = {
+	{ "edu-address-space-full", address_space_full },
+	{ NULL, NULL },
+};
 
 const struct test edu_tests[] = {
 	{ "edu-copy", copy },
