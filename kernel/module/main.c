@@ -65,15 +65,29 @@ static const struct file_operations device_fops = {
 	.llseek = noop_llseek,
 };
 
-static const char *const device_names[USERPTR_DEVICES] = { "userptr0", "userptr1", "userptr2" };
+static const char *const device_names[USERPTR_DEVICES] = { "userptr0", "userptr1", "userptr2", "userptr3" };
+
+static void remove_devices(void)
+{
+	int i;
+
+	for (i = 0; i < USERPTR_DEVICES; i++)
+		if (devices[i].name)
+			misc_deregister(&devices[i]);
+}
 
 static int __init userptr_init(void)
 {
-	int ret = userptr_init_driver(), i;
+	int ret = uk_edu_register(), i;
 
 	if (ret)
 		return ret;
+	ret = userptr_init_driver();
+	if (ret)
+		goto unregister;
 	for (i = 0; i < USERPTR_DEVICES; i++) {
+		if (i == USERPTR_EDU && !uk_edu_present())
+			continue;
 		devices[i] = (struct miscdevice){
 			.minor = MISC_DYNAMIC_MINOR,
 			.name = device_names[i],
@@ -81,24 +95,25 @@ static int __init userptr_init(void)
 			.mode = 0666,
 		};
 		ret = misc_register(&devices[i]);
-		if (ret)
+		if (ret) {
+			devices[i].name = NULL;
 			goto undo;
+		}
 	}
 	return 0;
 undo:
-	while (i--)
-		misc_deregister(&devices[i]);
+	remove_devices();
 	userptr_exit_driver();
+unregister:
+	uk_edu_unregister();
 	return ret;
 }
 
 static void __exit userptr_exit_module(void)
 {
-	int i;
-
-	for (i = 0; i < USERPTR_DEVICES; i++)
-		misc_deregister(&devices[i]);
+	remove_devices();
 	userptr_exit_driver();
+	uk_edu_unregister();
 	WARN(uk_allocations(), "userptr: %ld allocations left behind\n", uk_allocations());
 	WARN(uk_counter(UK_PINS), "userptr: %ld pages left pinned\n", uk_counter(UK_PINS));
 	WARN(uk_counter(UK_GRABS), "userptr: %ld address spaces left held\n", uk_counter(UK_GRABS));

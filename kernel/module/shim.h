@@ -71,9 +71,12 @@ enum {
 	UK_REGISTRATIONS, /* now */
 	UK_GRABS, /* records held now */
 	UK_USERS, /* users held now */
-	UK_JOBS, /* jobs of the software device, now */
-	UK_COPIED, /* bytes it ever copied */
-	UK_HITS = 15, /* invalidations that took pages from an object */
+	UK_JOBS, /* jobs of the devices, now */
+	UK_COPIED, /* bytes they ever copied */
+	UK_NOT_HERE, /* the number of uk_allocations() in the requests */
+	UK_MAPPED, /* pages mapped for DMA now */
+	UK_TRANSFERS, /* DMA transfers from or to pages, ever begun */
+	UK_HITS, /* invalidations that took pages from an object */
 	UK_COUNTERS,
 };
 struct uk_registration;
@@ -99,6 +102,17 @@ u64 uk_now_ns(void);
 bool uk_signal_pending(void);
 int uk_copy_from_user(void *to, unsigned long from, size_t len);
 int uk_copy_to_user(unsigned long to, const void *from, size_t len);
+
+/* The edu device: edu.c */
+int uk_edu_register(void);
+void uk_edu_unregister(void);
+bool uk_edu_present(void);
+void uk_edu_limits(u64 *pages, u64 *mapping_pages, bool *reaches_all);
+int uk_edu_map(unsigned long frame, unsigned long pages, bool write, u64 *at);
+void uk_edu_unmap(u64 at, unsigned long pages, bool write);
+void *uk_edu_staging(u64 *at);
+void uk_edu_start(u64 memory, size_t len, bool to_memory);
+int uk_edu_running(void);
 
 /* Rust: called by the shim. */
 int userptr_init_driver(void);

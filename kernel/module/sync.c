@@ -19,14 +19,14 @@ static_assert(__alignof__(spinlock_t) <= 8 && __alignof__(struct mutex) <= 8);
 static_assert(__alignof__(wait_queue_head_t) <= 8 && __alignof__(struct work_struct) <= 8);
 
 /* One lockdep class for each class of the core, named as the core names it; the last is for any other. */
-static struct lock_class_key class_keys[5];
 static const char *const class_names[] = {
-	"userptr_handles", "userptr_registry", "userptr_notifier", "userptr_queue", "userptr_other",
+	"userptr_handles", "userptr_registry", "userptr_notifier", "userptr_queue", "userptr_file", "userptr_edu", "userptr_other",
 };
+static struct lock_class_key class_keys[ARRAY_SIZE(class_names)];
 
 static unsigned int class_index(unsigned int rank)
 {
-	return rank >= 10 && rank <= 40 && rank % 10 == 0 ? rank / 10 - 1 : 4;
+	return rank >= 10 && rank <= 60 && rank % 10 == 0 ? rank / 10 - 1 : ARRAY_SIZE(class_names) - 1;
 }
 
 void uk_spin_init(spinlock_t *lock, unsigned int class)
@@ -112,7 +112,7 @@ static void work_run(struct work_struct *work)
  * A lockdep class for each work function, because all items share the C function above: without it a pin that flushes
  * a cancel would look like an item that flushes itself.
  */
-#define WORK_CLASSES 8
+#define WORK_CLASSES 16
 static struct lock_class_key work_keys[WORK_CLASSES];
 static const void *work_functions[WORK_CLASSES];
 
@@ -130,14 +130,17 @@ void uk_work_init(struct work_struct *work, const void *function)
 	lockdep_init_map(&work->lockdep_map, "userptr_work", &work_keys[i], 0);
 }
 
-/* kind 0: cancels. They run inside reclaim, so the queue needs a rescuer thread. Others may allocate and take mmap_lock. */
+/*
+ * kinds 0 and 3: cancels, and the jobs of the devices, which neither allocate nor take mmap_lock. Reclaim waits for both, so their
+ * queues need a rescuer thread. Others may do both.
+ */
 struct workqueue_struct *uk_queue_new(unsigned int kind)
 {
 	static const char *const names[] = { "userptr_cancel", "userptr_pin", "userptr_free", "userptr_copy" };
 
 	if (kind >= ARRAY_SIZE(names))
 		return NULL;
-	return alloc_workqueue("%s", WQ_UNBOUND | (kind == 0 ? WQ_MEM_RECLAIM : 0), 0, names[kind]);
+	return alloc_workqueue("%s", WQ_UNBOUND | (kind == 0 || kind == 3 ? WQ_MEM_RECLAIM : 0), 0, names[kind]);
 }
 
 void uk_queue_free(struct workqueue_struct *wq)

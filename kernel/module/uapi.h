@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0 */
 /*
- * The character devices /dev/userptr0, 1 and 2. Every request carries the same eight words, in and out.
+ * The character devices /dev/userptr0 to 3. Every request carries the same eight words, in and out.
  * A file is a client: its handles are its own. An object belongs to the address space that created it.
  *
  *   userptr0  no limits but a deadline of 10 s
  *   userptr1  a deadline of 1 s; its cancels run on a workqueue
  *   userptr2  at most 8 pages, cannot be told that pages are read-only
+ *   userptr3  QEMU's edu device, by DMA; a deadline of 3 s. Absent where there is no such device
  */
 #ifndef USERPTR_UAPI_H
 #define USERPTR_UAPI_H
@@ -13,7 +14,8 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define USERPTR_DEVICES 3
+#define USERPTR_DEVICES 4
+#define USERPTR_EDU 3
 
 struct userptr_words {
 	__u64 w[8];
@@ -72,10 +74,12 @@ enum {
 	USERPTR_REGISTRATIONS, /* now */
 	USERPTR_GRABS, /* address-space records held now */
 	USERPTR_USERS, /* address-space users held now */
-	USERPTR_JOBS, /* jobs of the device, now */
-	USERPTR_COPIED, /* bytes it ever copied */
+	USERPTR_JOBS, /* jobs of the devices, now */
+	USERPTR_COPIED, /* bytes they ever copied */
 	USERPTR_ALLOCATIONS, /* now */
-	USERPTR_HITS = 15, /* invalidations that took pages from an object; the others found none, or somebody had begun already */
+	USERPTR_MAPPED, /* pages mapped for DMA now */
+	USERPTR_TRANSFERS, /* DMA transfers from or to pages, ever begun */
+	USERPTR_HITS, /* invalidations that took pages from an object; the others found none, or somebody had begun already */
 };
 
 #endif

@@ -67,19 +67,25 @@ static int do_put(struct round *r)
 	return dev_put(r->fd, r->h);
 }
 
+/* The edu device is slow. */
+static int some(struct round *r, int many, int few)
+{
+	return r->device == USERPTR_EDU ? few : many;
+}
+
 static int do_read(struct round *r)
 {
-	return dev_read(r->fd, r->h, 0, r->buffer, PAGE);
+	return dev_read(r->fd, r->h, 0, r->buffer, some(r, PAGE, 64));
 }
 
 static int do_write(struct round *r)
 {
-	return dev_write(r->fd, r->h, 0, r->buffer, PAGE);
+	return dev_write(r->fd, r->h, 0, r->buffer, some(r, PAGE, 64));
 }
 
 static int do_fill(struct round *r)
 {
-	return dev_fill(r->fd, r->h, N, 1, 1, false);
+	return dev_fill(r->fd, r->h, some(r, N, 1), 1, 1, false);
 }
 
 static int do_wait(struct round *r)
@@ -218,12 +224,16 @@ static int round_of(struct round *r, int watch, size_t which, int knob, int n, b
 }
 
 /* What has to be as before when a round is over. */
-static const int kept[] = { USERPTR_PINS, USERPTR_REGISTRATIONS, USERPTR_GRABS, USERPTR_USERS, USERPTR_JOBS, USERPTR_ALLOCATIONS };
+static const int kept[] = { USERPTR_PINS, USERPTR_REGISTRATIONS, USERPTR_GRABS, USERPTR_USERS, USERPTR_JOBS, USERPTR_MAPPED,
+			    USERPTR_ALLOCATIONS };
 #define KEPT (sizeof(kept) / sizeof(*kept))
 
-/* Makes every allocation of the steps fail: those of the self-tests, or all others. */
-static int walk(int knob, bool selftests)
+/* Makes every allocation of the steps fail: those of the self-tests, all others, or those in which the edu device has a part. */
+enum set { REQUESTS, SELFTESTS, EDU };
+
+static int walk(int knob, enum set set)
 {
+	const bool selftests = set == SELFTESTS;
 	int watch = dev_open(0), all = 0;
 	bool walked[USERPTR_REQUESTS] = { false };
 	long before[KEPT];
@@ -237,13 +247,13 @@ static int walk(int knob, bool selftests)
 		before[k] = counter(watch, kept[k]);
 	for (size_t which = 0; which < STEPS; which++) {
 		/* Each device, with and without notifications; or each of the self-tests. */
-		int variants = selftests ? 10 : 4, failures = 0;
+		int variants = selftests ? 10 : set == EDU ? 1 : 4, failures = 0;
 		size_t len = strlen(table);
 
-		if (selftests != (steps[which].request == 0))
+		if (selftests != (steps[which].request == 0) || (set == EDU && (steps[which].request < 3 || steps[which].request > 5)))
 			continue;
 		for (int v = 0; v < variants; v++) {
-			struct round r = { .device = v & 1, .flags = v & 2 ? USERPTR_UNSYNCHRONIZED : 0, .selftest = v };
+			struct round r = { .device = set == EDU ? USERPTR_EDU : v & 1, .flags = v & 2 ? USERPTR_UNSYNCHRONIZED : 0, .selftest = v };
 			bool failed = true;
 
 			for (int n = 1; failed; n++) {
@@ -269,8 +279,12 @@ static int walk(int knob, bool selftests)
 		if (steps[which].request >= 0)
 			walked[steps[which].request] = true;
 	}
-	printf("# failed allocations of %s:%s\n", knob == THREAD ? "the thread that asks" : "workers", table);
+	printf("# failed allocations of %s%s:%s\n", knob == THREAD ? "the thread that asks" : "workers", set == EDU ? ", edu" : "", table);
 	fflush(stdout);
+	if (set == EDU) {
+		CHECK(all > 5);
+		return 0;
+	}
 	for (int i = 0; i < USERPTR_REQUESTS; i++)
 		if (walked[i] == (selftests == (i != 0))) {
 			snprintf(why, sizeof(why), "request %d has no step", i);
@@ -284,22 +298,34 @@ static int walk(int knob, bool selftests)
 
 static int every_allocation_fails(void)
 {
-	return walk(THREAD, false);
+	return walk(THREAD, REQUESTS);
 }
 
 static int every_worker_allocation_fails(void)
 {
-	return walk(WORKERS, false);
+	return walk(WORKERS, REQUESTS);
 }
 
 static int every_selftest_allocation_fails(void)
 {
-	return walk(THREAD, true);
+	return walk(THREAD, SELFTESTS);
+}
+
+static int edu_every_allocation_fails(void)
+{
+	return walk(THREAD, EDU);
+}
+
+static int edu_every_worker_allocation_fails(void)
+{
+	return walk(WORKERS, EDU);
 }
 
 const struct test fault_tests[] = {
 	{ "every-allocation-fails", every_allocation_fails },
 	{ "every-worker-allocation-fails", every_worker_allocation_fails },
 	{ "every-selftest-allocation-fails", every_selftest_allocation_fails },
+	{ "edu-every-allocation-fails", edu_every_allocation_fails },
+	{ "edu-every-worker-allocation-fails", edu_every_worker_allocation_fails },
 	{ NULL, NULL },
 };

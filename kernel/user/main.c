@@ -2,6 +2,7 @@
 /*
  * Runs the tests, each in a process of its own with a deadline, and prints "ok NAME" or "not ok NAME: why".
  * Arguments: names (or beginnings of names) of the tests to run; none means all but the long ones (named_tests).
+ * With USERPTR_EDU in the environment a machine without an edu device is a failure; if it is "iommu", so is one without that.
  */
 #include "test.h"
 
@@ -70,6 +71,20 @@ static int run(const struct test *t, int seconds)
 	return line != 0;
 }
 
+/* What the machine lacks that the list is about, and that may be lacking. */
+static const char *lacks(const struct test *list)
+{
+	const char *needed = getenv("USERPTR_EDU");
+
+	if (list != edu_tests && list != edu_other_tests && list != edu_iommu_tests)
+		return NULL;
+	if (!needed && access("/dev/userptr3", F_OK))
+		return "an edu device";
+	if (list == edu_iommu_tests && (!needed || strcmp(needed, "iommu")) && access("/sys/class/iommu/dmar0", F_OK))
+		return "an IOMMU before its edu device";
+	return NULL;
+}
+
 /* Whether the kernel has what the list needs. */
 static int has(const struct test *list)
 {
@@ -82,13 +97,18 @@ static int has(const struct test *list)
 
 int main(int argc, char **argv)
 {
-	const struct test *lists[] = { self_tests, basic_tests, mapping_tests, process_tests, stress_tests, fault_tests, plain_tests,
-				       hit_tests, named_tests, last_tests, module_tests, planted_tests };
+	const struct test *lists[] = { self_tests, basic_tests, mapping_tests, process_tests, record_tests, stress_tests, edu_tests,
+				       edu_other_tests, edu_iommu_tests, fault_tests, plain_tests, hit_tests, named_tests, last_tests,
+				       module_tests, planted_tests };
 	int failed = 0;
 
 	for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++)
 		for (const struct test *t = lists[i]; t->name; t++)
-			if (has(lists[i]) && wanted(lists[i], t->name, argc, argv))
+			if (!has(lists[i]) || !wanted(lists[i], t->name, argc, argv))
+				continue;
+			else if (lacks(lists[i]))
+				printf("skipped: %s: the machine lacks %s\n", t->name, lacks(lists[i]));
+			else
 				failed += run(t, lists[i] == named_tests ? LONG_SECONDS : DEADLINE_SECONDS);
 	return failed != 0;
 }

@@ -369,6 +369,7 @@ static int nothing_left(void)
 		return __LINE__;
 	}
 	CHECK_EQ(counter(fd, USERPTR_JOBS), 0);
+	CHECK_EQ(counter(fd, USERPTR_MAPPED), 0);
 	CHECK_EQ(counter(fd, USERPTR_GRABS), 0);
 	CHECK_EQ(counter(fd, USERPTR_USERS), 0);
 	CHECK_EQ(counter(fd, USERPTR_REGISTRATIONS), 0);

@@ -1,11 +1,14 @@
-//! The driver: three devices, their clients, and the requests of the character devices.
+//! The driver: the devices, their clients, and the requests of the character devices.
 
-use crate::copier::{Copier, Job, Task};
+use crate::copier::Copier;
+use crate::edu::Edu;
 use crate::ffi;
+use crate::job::{Engine, Job, JobRef, Task};
 use crate::platform::{KQueue, Kernel, Kind};
 use crate::space::Mm;
 use core::ffi::{c_int, c_long, c_void};
 use core::fmt;
+use core::ops::Range;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use core::time::Duration;
@@ -16,12 +19,13 @@ use userptr::{
     UserPtrRef,
 };
 
-/// The number of devices, as in `uapi.h`.
-const DEVICES: usize = 3;
+/// The number of the edu device, as in `uapi.h`. Those below it are software.
+const EDU: usize = 3;
 
 /// All there is, from the module's load to its unload.
 struct Driver {
-    contexts: [Ref<Context<Copier>, Kernel>; DEVICES],
+    copiers: [Ref<Context<Copier>, Kernel>; EDU],
+    edu: Option<Ref<Context<Edu>, Kernel>>,
     /// Handles that outlive every object, so that the last one never goes in a worker.
     queues: [KQueue; 4],
 }
@@ -48,15 +52,22 @@ impl Driver {
             KQueue::try_new(Kind::Free)?,
             KQueue::try_new(Kind::Copy)?,
         ];
-        let context = |n: usize| {
-            let device = Copier { limits: limits(n), queue: copies.clone() };
-            // The second device's cancels run on a queue, the others' in the thread that invalidates.
-            let cancels = (n == 1).then(|| cancels.clone());
-            let queues = Queues { pins: pins.clone(), cancels, frees: frees.clone() };
-            Context::try_new(device, queues).map_err(|(_, e)| e)
+        // The second device's cancels run on a queue, the others' in the thread that invalidates.
+        let queues = |n: usize| Queues {
+            pins: pins.clone(),
+            cancels: (n == 1).then(|| cancels.clone()),
+            frees: frees.clone(),
         };
-        let contexts = [context(0)?, context(1)?, context(2)?];
-        let driver = Self { contexts, queues: [cancels, pins, frees, copies] };
+        let copier = |n: usize| {
+            let device = Copier { limits: limits(n), queue: copies.clone() };
+            Context::try_new(device, queues(n)).map_err(|(_, e)| e)
+        };
+        let copiers = [copier(0)?, copier(1)?, copier(2)?];
+        let edu = match Edu::find(copies.clone())? {
+            Some(device) => Some(Context::try_new(device, queues(EDU)).map_err(|(_, e)| e)?),
+            None => None,
+        };
+        let driver = Self { copiers, edu, queues: [cancels, pins, frees, copies] };
         Ref::try_new(driver).map_err(|(_, e)| e)
     }
 
@@ -96,8 +107,11 @@ pub extern "C" fn userptr_exit_driver() {
         // SAFETY: the pointer that the load put there, taken once.
         let driver = unsafe { Ref::<Driver, Kernel>::from_raw(raw) };
         driver.settle();
-        for context in &driver.contexts {
-            // No job runs any more: what ran out of time can end now, also for processes that are gone.
+        // No job runs any more: what ran out of time can end now, also for processes that are gone.
+        for context in &driver.copiers {
+            let _ = context.retry_quarantined();
+        }
+        if let Some(context) = &driver.edu {
             let _ = context.retry_quarantined();
         }
         driver.settle();
@@ -105,22 +119,34 @@ pub extern "C" fn userptr_exit_driver() {
     }
 }
 
-/// An open file.
-struct File {
-    client: Ref<Client<Copier>, Kernel>,
-    /// The job that was begun last.
-    job: Mutex<Kernel, Option<Ref<Job, Kernel>>>,
+/// An open file of one of the devices.
+#[derive(Debug)]
+enum Opened {
+    Copier(File<Copier>),
+    Edu(File<Edu>),
 }
 
-// SAFETY: settles its lock; only the file points here.
-unsafe impl Object<Kernel> for File {
+// SAFETY: settles what is in it; only the file points here.
+unsafe impl Object<Kernel> for Opened {
     unsafe fn settle(&self) {
         // SAFETY: once, at the final address (caller).
-        unsafe { self.job.settle() }
+        unsafe {
+            match self {
+                Self::Copier(file) => file.job.settle(),
+                Self::Edu(file) => file.job.settle(),
+            }
+        }
     }
 }
 
-impl fmt::Debug for File {
+/// An open file.
+struct File<D: Engine> {
+    client: Ref<Client<D>, Kernel>,
+    /// The job that was begun last.
+    job: Mutex<Kernel, Option<JobRef<D>>>,
+}
+
+impl<D: Engine> fmt::Debug for File<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&*self.client, f)
     }
@@ -134,13 +160,12 @@ impl fmt::Debug for File {
 pub unsafe extern "C" fn userptr_open(n: u32, err: *mut c_int) -> *const c_void {
     let file = (|| {
         let driver = driver().ok_or(Error::NoDevice)?;
-        let context = driver.contexts.get(n as usize).ok_or(Error::NoDevice)?;
-        let client = Client::open(context.clone())?;
-        let file = File {
-            client,
-            job: Mutex::<Kernel, _>::blank(LockClass { name: "userptr_file", rank: 50 }, None),
+        let opened = match (driver.copiers.get(n as usize), &driver.edu) {
+            (Some(copier), _) => Opened::Copier(File::open(copier)?),
+            (None, Some(edu)) => Opened::Edu(File::open(edu)?),
+            (None, None) => return Err(Error::NoDevice),
         };
-        Ref::<File, Kernel>::try_new(file).map_err(|(_, e)| e)
+        Ref::<Opened, Kernel>::try_new(opened).map_err(|(_, e)| e)
     })();
     match file {
         Ok(file) => Ref::into_raw(file).cast(),
@@ -159,7 +184,7 @@ pub unsafe extern "C" fn userptr_open(n: u32, err: *mut c_int) -> *const c_void 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn userptr_close(file: *const c_void) {
     // SAFETY: the caller's promise.
-    drop(unsafe { Ref::<File, Kernel>::from_raw(file.cast()) });
+    drop(unsafe { Ref::<Opened, Kernel>::from_raw(file.cast()) });
 }
 
 /// A request. The words are in and out. Returns 0 or a negative errno.
@@ -169,8 +194,12 @@ pub unsafe extern "C" fn userptr_close(file: *const c_void) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn userptr_request(file: *const c_void, request: u32, words: *mut [u64; 8]) -> c_long {
     // SAFETY: the caller's promise.
-    let (file, words) = unsafe { (&*file.cast::<File>(), &mut *words) };
-    match file.request(request, words) {
+    let (opened, words) = unsafe { (&*file.cast::<Opened>(), &mut *words) };
+    let done = match opened {
+        Opened::Copier(file) => file.request(request, words),
+        Opened::Edu(file) => file.request(request, words),
+    };
+    match done {
         Ok(()) => 0,
         Err(e) => e.errno().wrapping_neg().into(),
     }
@@ -178,10 +207,17 @@ pub unsafe extern "C" fn userptr_request(file: *const c_void, request: u32, word
 
 /// The most bytes in one copy.
 const COPY_MOST: usize = 16 << 20;
+/// How long a copy may take.
+const COPY_LIMIT: Duration = Duration::from_secs(60);
 /// How long a request sleeps at most before it looks for a signal.
 const LOOK: Duration = Duration::from_millis(10);
 
-impl File {
+impl<D: Engine> File<D> {
+    fn open(context: &Ref<Context<D>, Kernel>) -> Result<Self, Error> {
+        let class = LockClass { name: "userptr_file", rank: 50 };
+        Ok(Self { client: Client::open(context.clone())?, job: Mutex::<Kernel, _>::blank(class, None) })
+    }
+
     fn request(&self, request: u32, words: &mut [u64; 8]) -> Result<(), Error> {
         let [a, b, c, d, e, f, ..] = *words;
         match request {
@@ -223,7 +259,11 @@ impl File {
         Ok(())
     }
 
-    fn object(&self, raw: u64) -> Result<UserPtrRef<Copier>, Error> {
+    fn queue(&self) -> &KQueue {
+        self.client.context().device().queue()
+    }
+
+    fn object(&self, raw: u64) -> Result<UserPtrRef<D>, Error> {
         self.client.lookup(handle(raw)?)
     }
 
@@ -240,6 +280,25 @@ impl File {
         }
         let end = offset.checked_add(len).ok_or(Error::Fault)?;
         let object = self.object(raw)?;
+        let until = clock_after(COPY_LIMIT);
+        while !self.copy_once(&object, offset..end, user, write)? {
+            // Once more from the beginning, on the pages of now.
+            if now() >= until {
+                return Err(Error::Busy);
+            }
+        }
+        Ok(())
+    }
+
+    /// `false`: the device was told to stop in the middle of it.
+    fn copy_once(
+        &self,
+        object: &UserPtrRef<D>,
+        range: Range<usize>,
+        user: usize,
+        write: bool,
+    ) -> Result<bool, Error> {
+        let len = range.len();
         let mut bytes = Buffer::<u8, Kernel>::with_capacity(len)?;
         let at = bytes.spare_capacity_mut().as_mut_ptr().cast::<u8>();
         // SAFETY: the buffer has `len` bytes; the user's address is checked in C.
@@ -247,35 +306,30 @@ impl File {
             return Err(Error::Fault);
         }
         let task = if write { Task::Write } else { Task::Read };
-        let lease = acquire(&object, Duration::from_secs(10))?;
+        let lease = acquire(object, Duration::from_secs(10))?;
         if write {
             lease.mark_written();
         }
-        let job =
-            lease.with(|m| Job::begin(self.client.context().device(), m.map, task, offset..end, Some(bytes)));
+        let job = lease.with(|m| Job::begin(self.queue(), m.map, task, range, Some(bytes)));
         drop(lease);
         let job = job?;
-        job.wait(Duration::from_secs(60))?;
+        match job.wait(COPY_LIMIT) {
+            Err(Error::Again) => return Ok(false),
+            done => done?,
+        }
         // SAFETY: the job has ended and keeps the buffer, of `len` bytes, all of them written.
         if !write && unsafe { ffi::uk_copy_to_user(user, at, len) } != 0 {
             return Err(Error::Fault);
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn fill(
-        &self,
-        raw: u64,
-        range: core::ops::Range<usize>,
-        value: u8,
-        ms: u64,
-        deaf: bool,
-    ) -> Result<(), Error> {
+    fn fill(&self, raw: u64, range: Range<usize>, value: u8, ms: u64, deaf: bool) -> Result<(), Error> {
         let object = self.object(raw)?;
         let task = Task::Fill { value, ns: ms.saturating_mul(1_000_000), deaf };
         let lease = acquire(&object, Duration::from_secs(10))?;
         lease.mark_written();
-        let job = lease.with(|m| Job::begin(self.client.context().device(), m.map, task, range, None));
+        let job = lease.with(|m| Job::begin(self.queue(), m.map, task, range, None));
         drop(lease);
         let job = job?;
         // SAFETY: settled; this thread does not hold it.
@@ -292,10 +346,8 @@ impl File {
 }
 
 /// As `UserPtr::acquire`, but a signal ends it, and the time is the caller's.
-fn acquire(object: &UserPtrRef<Copier>, limit: Duration) -> Result<Lease<'_, Copier>, Error> {
-    // SAFETY: no arguments.
-    let now = || unsafe { ffi::uk_now_ns() };
-    let until = now().saturating_add(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
+fn acquire<D: Engine>(object: &UserPtrRef<D>, limit: Duration) -> Result<Lease<'_, D>, Error> {
+    let until = clock_after(limit);
     loop {
         match UserPtr::try_acquire(object) {
             Err(Error::Again) => {}
@@ -314,6 +366,15 @@ fn acquire(object: &UserPtrRef<Copier>, limit: Duration) -> Result<Lease<'_, Cop
             unsafe { ffi::uk_pause() };
         }
     }
+}
+
+fn now() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { ffi::uk_now_ns() }
+}
+
+fn clock_after(time: Duration) -> u64 {
+    now().saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn handle(raw: u64) -> Result<u32, Error> {

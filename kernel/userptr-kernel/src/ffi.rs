@@ -119,15 +119,24 @@ unsafe extern "C" {
     pub fn uk_signal_pending() -> bool;
     pub fn uk_copy_from_user(to: *mut u8, from: usize, len: usize) -> c_int;
     pub fn uk_copy_to_user(to: usize, from: *const u8, len: usize) -> c_int;
+    pub fn uk_edu_present() -> bool;
+    pub fn uk_edu_limits(pages: *mut u64, mapping_pages: *mut u64, reaches_all: *mut bool);
+    pub fn uk_edu_map(frame: usize, pages: usize, write: bool, at: *mut u64) -> c_int;
+    pub fn uk_edu_unmap(at: u64, pages: usize, write: bool);
+    pub fn uk_edu_staging(at: *mut u64) -> *mut u8;
+    pub fn uk_edu_start(memory: u64, len: usize, to_memory: bool);
+    pub fn uk_edu_running() -> c_int;
 }
 
 /// The counters of the shim, by number.
 #[derive(Clone, Copy, Debug)]
 pub enum Counter {
-    /// Jobs of the software device, now.
+    /// Jobs of the devices, now.
     Jobs = 10,
-    /// Bytes it ever copied.
+    /// Bytes they ever copied.
     Copied = 11,
+    /// DMA transfers from or to pages, ever begun.
+    Transfers = 14,
     /// Invalidations that took pages from an object.
     Hits = 15,
 }

@@ -10,7 +10,9 @@
 
 mod copier;
 mod driver;
+mod edu;
 mod ffi;
+mod job;
 #[cfg(feature = "planted")]
 mod planted;
 mod platform;

@@ -195,7 +195,7 @@ pub enum Kind {
     Pin = 1,
     /// Frees records of address spaces: waits for callbacks in progress.
     Free = 2,
-    /// The copies of the software device.
+    /// The jobs of the devices: an invalidation waits for them, so it has a rescuer thread, too.
     Copy = 3,
 }
 
