@@ -44,6 +44,7 @@
 //!
 //! # Where to go on
 //! * A driver: implement [`Device`], then [`Context`], [`Client`], [`UserPtr::try_acquire`].
+//! * Real memory, in a process: `backend::linux`, with `device::uring` or `device::vfio` (features `uring`, `vfio`).
 //! * A new host: [`backend`] says what to implement, and which call comes from which context.
 //! * The protocol with its rules and their checks: [`docs::protocol`]; memory orderings: [`docs::orderings`].
 //! * From the C of the reference driver: [`docs::port_map`]. In a kernel module: [`docs::kernel`].

@@ -142,16 +142,14 @@ unsafe impl Container for Fake {
     }
 }
 
-struct Driver(Arc<World>);
-
-impl Quiesce for Driver {
+impl Quiesce for World {
     fn stop(&self, _: Span) {
-        self.0.stops.fetch_add(1, Ordering::SeqCst);
+        self.stops.fetch_add(1, Ordering::SeqCst);
     }
 
     fn wait_idle(&self, _: Span, timeout: Option<Duration>) -> Outcome {
         let began = Instant::now();
-        while self.0.busy.load(Ordering::SeqCst) {
+        while self.busy.load(Ordering::SeqCst) {
             if timeout.is_some_and(|timeout| began.elapsed() >= timeout) {
                 return Outcome::TimedOut;
             }
@@ -161,14 +159,14 @@ impl Quiesce for Driver {
     }
 }
 
-type Card = Vfio<Driver, Fake>;
+type Card = Vfio<Arc<World>, Fake>;
 
 fn strict() -> Linux {
     Linux::with(Options { strict: true, ..Options::default() }).unwrap()
 }
 
 fn stack(world: &Arc<World>, setup: Setup) -> Stack<Card> {
-    Stack::with(strict(), Vfio::open(Fake(world.clone()), Driver(world.clone()), setup).unwrap())
+    Stack::with(strict(), Vfio::open(Fake(world.clone()), world.clone(), setup).unwrap())
 }
 
 fn refusal(stack: &Stack<Card>, object: &UserPtrRef<Card>) -> (Error, Option<Refusal>) {
@@ -409,8 +407,7 @@ scenario!(addresses_that_do_not_fit_are_named, 30, {
     assert_eq!(span(&less).iova, window.first);
     // A container that is no good at all is found out at the start.
     let open = |window| {
-        let opened =
-            Vfio::open(Fake(world.clone()), Driver(world.clone()), Setup { window, ..Setup::default() });
+        let opened = Vfio::open(Fake(world.clone()), world.clone(), Setup { window, ..Setup::default() });
         opened.err()
     };
     assert_eq!(open(IovaRange { first: 1 << 40, last: 1 << 41 }), Some(Refusal::Iova(PAGE as u64)));

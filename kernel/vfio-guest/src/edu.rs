@@ -140,15 +140,12 @@ impl Edu {
     }
 }
 
-/// What the context owns: the card, shared with the test.
-pub struct Driver(pub Arc<Edu>);
-
-impl Quiesce for Driver {
+impl Quiesce for Edu {
     fn wait_idle(&self, span: Span, timeout: Option<Duration>) -> Outcome {
         let began = Instant::now();
         loop {
-            let engine = *self.0.engine.lock().unwrap_or_else(PoisonError::into_inner);
-            if !self.0.deaf.load(Ordering::SeqCst) && (engine != Some(span) || !self.0.runs()) {
+            let engine = *self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+            if !self.deaf.load(Ordering::SeqCst) && (engine != Some(span) || !self.runs()) {
                 return Outcome::Idle;
             }
             if timeout.is_some_and(|timeout| began.elapsed() >= timeout) {

@@ -1,6 +1,6 @@
 //! An address space, the card and the threads behind them, and what the tests do with them.
 
-use crate::edu::{Driver, Edu, LAST_ADDRESS, MOST_BYTES, Way};
+use crate::edu::{Edu, LAST_ADDRESS, MOST_BYTES, Way};
 use crate::memory;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use userptr::device::vfio::{IovaRange, Setup, Span, Type1, Vfio};
 use userptr::{Client, Context, Error, Lease, Queues, Ref, UserPtr, UserPtrRef};
 use vfio_ioctls::VfioContainer;
 
-pub type Card = Vfio<Driver, Type1<Arc<VfioContainer>>>;
+pub type Card = Vfio<Arc<Edu>, Type1<Arc<VfioContainer>>>;
 
 pub const PAGE: usize = 4096;
 
@@ -45,7 +45,7 @@ impl Setting {
         let edu = Edu::open();
         // SAFETY: `vfio-ioctls` has given it a group and an IOMMU of type 1, version 2; nothing else is mapped in the window.
         let container = unsafe { Type1::new(edu.container()) };
-        let device = Vfio::open(container, Driver(edu.clone()), setup).expect("the container's limits");
+        let device = Vfio::open(container, edu.clone(), setup).expect("the container's limits");
         let space = Linux::with(options).expect("userfaultfd");
         let workers = [("pins", 1), ("cancels", 2), ("frees", 1)]
             .map(|(name, n)| Workers::start(name, n).expect("threads"));

@@ -16,6 +16,25 @@
 //! The unmap belongs to `wait_idle` because it can fail: the object is quarantined then, as if the device had not stopped, keeps its
 //! pages, and [`Context::retry_quarantined`](crate::Context::retry_quarantined) tries again.
 //!
+//! ```
+//! use std::os::fd::OwnedFd;
+//! use userptr::backend::linux::Refusal;
+//! use userptr::device::vfio::{IovaRange, Quiesce, Setup, Type1, Vfio};
+//!
+//! /// The container has its device and its IOMMU; the device has 32 address lines.
+//! fn open<Q: Quiesce>(container: OwnedFd, driver: Q) -> Result<Vfio<Q, Type1<OwnedFd>>, Refusal> {
+//!     // SAFETY: it is such a container, and nobody else maps in it.
+//!     let container = unsafe { Type1::new(container) };
+//!     let window = IovaRange { first: 0x1000, last: u64::from(u32::MAX) };
+//!     let device = Vfio::open(container, driver, Setup { window, ..Setup::default() })?;
+//!     println!("{:?}", device.capabilities());
+//!     Ok(device)
+//! }
+//! ```
+//!
+//! Then as with any device: a [`Context`](crate::Context) of it, an object over a range, a lease, and within the lease
+//! `lease.with(|mapped| mapped.map.span())` is what the hardware is told.
+//!
 //! # What the IOMMU gives
 //! When `VFIO_IOMMU_UNMAP_DMA` has returned, the device reaches nothing through these addresses: the kernel has removed the translation,
 //! emptied the IOMMU's cache of it, waited for accesses in flight, and unpinned the pages after that. An access that comes later is
@@ -45,6 +64,8 @@
 //! # Rules for the user
 //! * Open [`Vfio`] when the container has its devices and its IOMMU: each device may take away from the ranges.
 //! * A lease is held until the driver's own books have the command: until [`Quiesce`] waits for it.
+//! * Strict mode watches [64 ranges](crate::backend::linux::MOST_REGIONS). In the default mode `munmap` returns at once; the old pages stay
+//!   pinned and mapped until the hardware is done, and nobody is given a lease on them.
 //! * A forked child inherits neither the mappings nor the right to take them away. If it inherits the container's descriptor, the kernel
 //!   keeps the mappings after the parent's death; Rust's descriptors are close-on-exec.
 
@@ -119,6 +140,17 @@ pub trait Quiesce: Send + Sync + 'static {
     /// `Idle` must be true: it is the driver's word that no access will come. If it is not, memory stays safe, but the hardware gets faults,
     /// or, when the addresses have been given again, another buffer.
     fn wait_idle(&self, span: Span, timeout: Option<Duration>) -> Outcome;
+}
+
+/// A driver that others know, too.
+impl<Q: Quiesce + ?Sized> Quiesce for Arc<Q> {
+    fn stop(&self, span: Span) {
+        (**self).stop(span);
+    }
+
+    fn wait_idle(&self, span: Span, timeout: Option<Duration>) -> Outcome {
+        (**self).wait_idle(span, timeout)
+    }
 }
 
 /// How to use a container.

@@ -1,7 +1,8 @@
 //! Memory that is pinned for reading only.
 //!
 //! Before Linux 6.2 a pin for reading takes whatever page is there, also the one page of zeros that untouched memory shares, or one shared
-//! with a forked process. The next write of the process goes to a new page then, and the device reads the old one for ever.
+//! with a forked process. The next write of the process goes to a new page then, and the device reads the old one for ever. A fork
+//! between the settling and the pin can still do that: the host's rule about forks stands.
 
 use crate::backend::linux::Refusal;
 use core::ffi::CStr;
