@@ -85,6 +85,7 @@ pub const ALL: &[Model] = &[
     bounded("s20_start_over_two_owners", 2, 3, notifier::start_over_two_owners::<Loom>),
     bounded("s81_stray_end", 2, 4, notifier::stray_end::<Loom>),
     full("s83_retry_against_start", 2, notifier::retry_against_start::<Loom>),
+    full("s83_kept_release_against_retry", 2, notifier::kept_release_against_retry::<Loom>),
     bounded("s35_reacquired_while_cancel_runs", 2, 3, cancel::reacquired_while_cancel_runs::<Loom>),
     full("s36_attached_and_cancel_pending", 2, cancel::attached_and_pending::<Loom>),
     bounded("s39_last_put_in_queued_cancel", 2, 4, cancel::last_put_in_queued_cancel::<Loom>),

@@ -65,7 +65,7 @@ on_threads! {
         last_put_against_invalidate, two_closes, evict_against_start, lease_refused, lease_elsewhere,
         partly_overlapping,
         old_ticket, lease_past_deadline, exit_against_acquire, non_blockable, equal_windows,
-        evict_with_two_windows, start_over_two_owners, stray_end, retry_against_start;
+        evict_with_two_windows, start_over_two_owners, stray_end, retry_against_start, kept_release_against_retry;
     cancel: reacquired_while_cancel_runs, attached_and_pending, last_put_in_queued_cancel, shut_down_against_start;
     object: acquire_against_invalidate, register_during_window, cancel_while_a_worker_pins, superseded_worker,
         exit_against_worker, worker_limit, last_reference_in_worker, export_against_acquire, two_exports;

@@ -35,6 +35,11 @@ int dev_get(int fd, uint64_t handle)
 	return REQUEST(fd, USERPTR_GET, handle, 10000);
 }
 
+int dev_try(int fd, uint64_t handle)
+{
+	return REQUEST(fd, USERPTR_GET, handle, 0);
+}
+
 int dev_put(int fd, uint64_t handle)
 {
 	return REQUEST(fd, USERPTR_PUT, handle);

@@ -22,6 +22,8 @@ int dev_open(int n);
 int dev_create(int fd, void *at, uint64_t size, uint64_t flags, uint64_t *handle);
 int dev_close(int fd, uint64_t handle);
 int dev_get(int fd, uint64_t handle);
+/* As dev_get(), but does not wait for what is in the way: EAGAIN. */
+int dev_try(int fd, uint64_t handle);
 int dev_put(int fd, uint64_t handle);
 int dev_read(int fd, uint64_t handle, uint64_t offset, void *buffer, uint64_t len);
 int dev_write(int fd, uint64_t handle, uint64_t offset, const void *buffer, uint64_t len);

@@ -297,7 +297,7 @@ static int run(long wanted)
 		last = now;
 		if (now_ms() - said >= 5000) {
 			said = now_ms();
-			printf("# %ld of %ld invalidations that hit, %ld s\n", now, wanted, (said - begun) / 1000);
+			printf("... %ld of %ld invalidations that hit, %ld s\n", now, wanted, (said - begun) / 1000);
 			fflush(stdout);
 		}
 		if (now_ms() - moved > STALLED_S * 1000)

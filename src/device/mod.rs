@@ -4,6 +4,8 @@
 pub mod sim;
 #[cfg(all(feature = "uring", target_os = "linux"))]
 pub mod uring;
+#[cfg(all(feature = "vfio", target_os = "linux"))]
+pub mod vfio;
 
 use crate::error::Error;
 use crate::memory::{AddressSpace, Pages};

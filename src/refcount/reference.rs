@@ -258,15 +258,21 @@ impl<T: ?Sized + Object<P>, P: Platform> Deref for Last<T, P> {
 
 impl<T: ?Sized + Object<P>, P: Platform> Drop for Last<T, P> {
     fn drop(&mut self) {
-        match self.last_put() {
-            Fate::Free => {}
-            Fate::Keep => {
-                // SAFETY: the object is alive, and one count is ours by `Fate::Keep`. Not given back inside `last_put`: the
-                // object must not go while a reference to it is an argument of a running function.
-                drop(unsafe { Ref::adopt(self.ptr) });
-                return;
+        // A loop, not another drop inside this one: a release inside an invalidation takes a stack that is known.
+        loop {
+            match self.last_put() {
+                Fate::Free => break,
+                Fate::Keep => {
+                    // Not given back inside `last_put`: the object must not go while a reference to it is an argument of a
+                    // running function.
+                    // SAFETY: the object is alive, and one count is ours by `Fate::Keep`.
+                    if !unsafe { self.ptr.as_ref() }.count.put() {
+                        return;
+                    }
+                    // The other holder was faster: the object is ours alone once more.
+                }
+                Fate::Leak => return,
             }
-            Fate::Leak => return,
         }
         // SAFETY: live until the end of this function.
         let layout = unsafe {

@@ -384,3 +384,22 @@ pub fn retry_against_start<P: Stage>() {
     drop(probe);
     assert_quiet(&home, &world);
 }
+
+/// A release whose device does not stop keeps the object, while the device is reset and tried again: whoever gives back the last
+/// count frees it, once.
+pub fn kept_release_against_retry<P: Stage>() {
+    let (home, world, probe) = stage::<P>();
+    assert!(Probe::acquire(&probe));
+    world.set_stuck(true);
+    let t = {
+        let (home, world) = (home.clone(), world.clone());
+        P::spawn(move || {
+            world.set_stuck(false);
+            let _ = home.retry_quarantined();
+        })
+    };
+    drop(probe);
+    P::join(t);
+    assert_eq!(home.retry_quarantined(), Outcome::Idle);
+    assert_quiet(&home, &world);
+}

@@ -30,3 +30,5 @@ mod races;
 mod stack;
 mod uffd;
 mod unmapped;
+#[cfg(feature = "vfio")]
+mod vfio;

@@ -5,6 +5,7 @@ use super::Control;
 const COUNT: &str = "src/refcount/count.rs";
 const ITEM: &str = "src/work/item.rs";
 const SOFT: &str = "src/work/soft.rs";
+const REFERENCE: &str = "src/refcount/reference.rs";
 
 pub const CONTROLS: &[Control] = &[
     Control {
@@ -12,6 +13,12 @@ pub const CONTROLS: &[Control] = &[
         file: COUNT,
         edits: &[("self.count.fetch_sub(1, Rmw::Release)", "self.count.fetch_sub(1, Rmw::Relaxed)")],
         model: "r1_two_drops_order_the_release",
+    },
+    Control {
+        name: "kept_count_is_not_given_back",
+        file: REFERENCE,
+        edits: &[("if !unsafe { self.ptr.as_ref() }.count.put() {", "if true {")],
+        model: "s83_kept_release_against_retry",
     },
     Control {
         name: "upgrade_of_zero",

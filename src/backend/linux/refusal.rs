@@ -24,6 +24,16 @@ pub enum Refusal {
     Mappings,
     /// `EAGAIN`: no more threads.
     Threads,
+    /// `ENOSPC`: the VFIO container takes no more mappings.
+    DmaEntries,
+    /// No free range of device addresses (IOVA) is large enough for this many bytes.
+    Iova(u64),
+    /// The smallest page of the IOMMU, in bytes, is larger than the processor's.
+    LargePages(u64),
+    /// Memory that may only be read cannot be pinned so that it stays what it is: a kernel before 6.2.
+    ReadOnlyPages,
+    /// A mapping of the device could not be taken away, with this errno: the device may still reach its pages, which stay pinned.
+    Stuck(i32),
     /// The crate's own table is full; it holds this many.
     Table(usize),
     /// `EBUSY`: another userfaultfd has registered the range already. One [`Linux`](super::Linux) per process, shared by
@@ -49,6 +59,8 @@ pub enum Facility {
     Userfaultfd,
     /// `io_uring_setup(2)` and its kin.
     IoUring,
+    /// A VFIO container with an IOMMU of type 1.
+    Vfio,
 }
 
 impl fmt::Display for Facility {
@@ -56,6 +68,7 @@ impl fmt::Display for Facility {
         f.write_str(match self {
             Self::Userfaultfd => "userfaultfd",
             Self::IoUring => "io_uring",
+            Self::Vfio => "VFIO container of type 1",
         })
     }
 }
@@ -73,6 +86,9 @@ impl fmt::Display for Refusal {
             Self::Denied(Facility::IoUring) => {
                 f.write_str("io_uring is forbidden (EPERM): see kernel.io_uring_disabled")
             }
+            Self::Denied(Facility::Vfio) => {
+                f.write_str("VFIO is forbidden (EPERM): see the rights of /dev/vfio and the group's devices")
+            }
             Self::Features(bits) => write!(f, "this kernel's userfaultfd lacks the features {bits:#x}"),
             Self::Descriptors => f.write_str("out of file descriptors (EMFILE): raise RLIMIT_NOFILE"),
             Self::LockedMemory(limit) => {
@@ -80,6 +96,23 @@ impl fmt::Display for Refusal {
             }
             Self::Mappings => f.write_str("too many mappings (ENOMEM): raise vm.max_map_count"),
             Self::Threads => f.write_str("out of threads (EAGAIN): raise RLIMIT_NPROC"),
+            Self::DmaEntries => f.write_str(
+                "the container takes no more mappings (ENOSPC): map fewer, larger ranges, or raise dma_entry_limit of vfio_iommu_type1",
+            ),
+            Self::Iova(bytes) => write!(
+                f,
+                "no {bytes} bytes of device addresses are free: release mappings, or widen the window"
+            ),
+            Self::LargePages(bytes) => {
+                write!(f, "the IOMMU maps {bytes} bytes at least, more than a page of the processor")
+            }
+            Self::ReadOnlyPages => {
+                f.write_str("read-only memory cannot be pinned before Linux 6.2: make it writable to the process")
+            }
+            Self::Stuck(errno) => write!(
+                f,
+                "a mapping could not be taken away (errno {errno}): reset the device, then try again"
+            ),
             Self::Table(size) => write!(f, "all {size} entries of the table are taken"),
             Self::Claimed => {
                 f.write_str("another userfaultfd watches the range (EBUSY): share one Linux per process")
@@ -102,11 +135,18 @@ impl core::error::Error for Refusal {}
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Missing(_) | Refusal::Features(_) | Refusal::Unwatchable => Self::NoDevice,
+            Refusal::Missing(_)
+            | Refusal::Features(_)
+            | Refusal::Unwatchable
+            | Refusal::LargePages(_)
+            | Refusal::ReadOnlyPages => Self::NoDevice,
+            Refusal::Stuck(_) => Self::DeviceLost,
             Refusal::Seccomp(_) | Refusal::Denied(_) => Self::Permission,
             Refusal::Descriptors
             | Refusal::LockedMemory(_)
             | Refusal::Mappings
+            | Refusal::DmaEntries
+            | Refusal::Iova(_)
             | Refusal::Threads
             | Refusal::Table(_) => Self::Limit,
             Refusal::Claimed => Self::Busy,

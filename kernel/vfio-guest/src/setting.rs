@@ -1,0 +1,142 @@
+//! An address space, the card and the threads behind them, and what the tests do with them.
+
+use crate::edu::{Driver, Edu, LAST_ADDRESS, MOST_BYTES, Way};
+use crate::memory;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use userptr::backend::linux::{Linux, Options};
+use userptr::backend::std::{Std, Workers};
+use userptr::device::vfio::{IovaRange, Setup, Span, Type1, Vfio};
+use userptr::{Client, Context, Error, Lease, Queues, Ref, UserPtr, UserPtrRef};
+use vfio_ioctls::VfioContainer;
+
+pub type Card = Vfio<Driver, Type1<Arc<VfioContainer>>>;
+
+pub const PAGE: usize = 4096;
+
+/// Addresses that the naive way uses; the device's window ends before them.
+const NAIVE: Span = Span { iova: 0xf00_0000, bytes: PAGE as u64 };
+/// A buffer of the test's own, to look at what the engine has read.
+const WITNESS: Span = Span { iova: 0xf80_0000, bytes: PAGE as u64 };
+
+pub const SETUP: Setup = Setup {
+    window: IovaRange { first: 0x10_0000, last: 0xeff_ffff },
+    mappings: 256,
+    deadline: Some(Duration::from_secs(10)),
+    cut_off: false,
+};
+
+pub struct Setting {
+    // Dropped in this order.
+    pub context: Ref<Context<Card>, Std>,
+    pub space: Linux,
+    pub edu: Arc<Edu>,
+    witness: usize,
+    _workers: [Workers<Std>; 3],
+}
+
+impl Setting {
+    /// Strict: an unmap returns when the mapping is gone.
+    pub fn new() -> Self {
+        Self::with(Options { strict: true, ..Options::default() }, SETUP)
+    }
+
+    pub fn with(options: Options, setup: Setup) -> Self {
+        let edu = Edu::open();
+        // SAFETY: `vfio-ioctls` has given it a group and an IOMMU of type 1, version 2; nothing else is mapped in the window.
+        let container = unsafe { Type1::new(edu.container()) };
+        let device = Vfio::open(container, Driver(edu.clone()), setup).expect("the container's limits");
+        let space = Linux::with(options).expect("userfaultfd");
+        let workers = [("pins", 1), ("cancels", 2), ("frees", 1)]
+            .map(|(name, n)| Workers::start(name, n).expect("threads"));
+        let [pins, cancels, frees] = workers.each_ref().map(|workers: &Workers<Std>| workers.queue().clone());
+        let queues = Queues { pins, cancels: Some(cancels), frees };
+        let context = Context::try_new(device, queues).map_err(|(_, e)| e).expect("memory");
+        let witness = memory::map(PAGE);
+        let this = Self { context, space, edu, witness, _workers: workers };
+        assert!(this.setup_fits());
+        this.naive_map(WITNESS, witness);
+        this
+    }
+
+    fn setup_fits(&self) -> bool {
+        SETUP.window.last < NAIVE.iova && WITNESS.iova + WITNESS.bytes - 1 <= LAST_ADDRESS
+    }
+
+    pub fn device(&self) -> &Card {
+        self.context.device()
+    }
+
+    pub fn client(&self) -> Ref<Client<Card>, Std> {
+        Client::open(self.context.clone()).expect("memory")
+    }
+
+    pub fn object(&self, address: usize, bytes: usize) -> UserPtrRef<Card> {
+        Context::create(&self.context, &self.space, address, bytes, 0).expect("an object")
+    }
+
+    /// The plain way: maps and forgets.
+    pub fn naive(&self, address: usize) -> Span {
+        self.naive_map(NAIVE, address);
+        NAIVE
+    }
+
+    fn naive_map(&self, at: Span, address: usize) {
+        // SAFETY: the memory is accessed by address only.
+        let done = unsafe { self.edu.container().vfio_dma_map(at.iova, PAGE, address as *mut u8) };
+        done.expect("a naive mapping");
+    }
+
+    pub fn naive_end(&self) {
+        self.edu.container().vfio_dma_unmap(NAIVE.iova, PAGE).expect("a naive unmap");
+    }
+
+    /// What the device sees at a place: it reads there, and writes what it has read to the witness.
+    pub fn seen_by_device(&self, span: Span, offset: usize, bytes: usize) -> Vec<u8> {
+        memory::fill(self.witness, bytes, 0);
+        self.edu.transfer(span, offset, bytes, Way::FromMemory);
+        self.edu.transfer(WITNESS, 0, bytes, Way::ToMemory);
+        memory::look(self.witness, bytes)
+    }
+
+    /// Fills the engine's buffer.
+    pub fn load(&self, seed: u64) {
+        memory::fill(self.witness, MOST_BYTES, seed);
+        self.edu.transfer(WITNESS, 0, MOST_BYTES, Way::FromMemory);
+    }
+
+    /// Waits until nothing is mapped but the test's own witness.
+    pub fn assert_released(&self) {
+        eventually("all mappings are released", || self.device().stats().taken == 0);
+        assert_eq!(memory::locked_pages(), 1, "pages are pinned besides the witness");
+    }
+}
+
+/// A lease, however long windows stay open.
+pub fn lease(object: &UserPtrRef<Card>) -> Lease<'_, Card> {
+    try_lease(object).unwrap_or_else(|error| panic!("{error}, {:?}", object.context().device().refusal()))
+}
+
+pub fn try_lease(object: &UserPtrRef<Card>) -> Result<Lease<'_, Card>, Error> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match UserPtr::acquire(object) {
+            Err(Error::Again | Error::Busy) if Instant::now() < deadline => {}
+            done => return done,
+        }
+    }
+}
+
+/// Where the object lies for the device, for whoever holds the lease.
+pub fn span(lease: &Lease<'_, Card>) -> Span {
+    lease.with(|mapped| mapped.map.span())
+}
+
+/// Waits for something that has to come.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
