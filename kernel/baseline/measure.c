@@ -251,14 +251,14 @@ static void population(size_t objects)
 		start(side, objects);
 		await(side);
 	}
-	row(objects, OUTSIDE, 32, 24);
+	row(objects, OUTSIDE, 128, 8);
 	/* One object is its own hull. */
 	if (objects > 1)
-		row(objects, INSIDE, 32, 24);
-	row(objects, ONE, 32, 12);
-	row(objects, LARGE, 16, 6);
+		row(objects, INSIDE, 128, 8);
+	row(objects, ONE, 96, 8);
+	row(objects, LARGE, 32, 4);
 	if (objects > 1)
-		row(objects, ALL, objects > 10000 ? 5 : 24, 1);
+		row(objects, ALL, objects > 10000 ? 7 : 48, 1);
 	for (int side = 0; side < SIDES; side++) {
 		tell(side, (struct turn){ 0, 0, 0 });
 		must(reap(child[side].pid) == 0, "a side ended badly", side);

@@ -129,6 +129,11 @@ unsafe impl RawWait for KWait {
     }
 
     unsafe fn wait_until(&self, timeout: Option<Duration>, condition: &mut dyn FnMut() -> bool) -> bool {
+        // Mostly there is nothing to wait for: no lease is held, the device is idle. That costs no call into C, but where a
+        // checker has to see that sleeping is allowed here.
+        if !cfg!(feature = "debug-locks") && condition() {
+            return true;
+        }
         // A timeout too long for 64 bits of nanoseconds is none.
         let ns = timeout.and_then(|t| u64::try_from(t.as_nanos()).ok()).unwrap_or(u64::MAX);
         let mut condition = condition;
