@@ -258,7 +258,7 @@ static void population(size_t objects)
 	row(objects, ONE, 96, 8);
 	row(objects, LARGE, 32, 4);
 	if (objects > 1)
-		row(objects, ALL, objects > 10000 ? 7 : 48, 1);
+		row(objects, ALL, objects > 10000 ? 7 : 128, 1);
 	for (int side = 0; side < SIDES; side++) {
 		tell(side, (struct turn){ 0, 0, 0 });
 		must(reap(child[side].pid) == 0, "a side ended badly", side);
