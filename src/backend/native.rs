@@ -10,21 +10,21 @@ use core::sync::atomic::{self, Ordering};
 #[repr(transparent)]
 pub struct NativeUsize(atomic::AtomicUsize);
 
-const fn load(o: Load) -> Ordering {
+pub(super) const fn load(o: Load) -> Ordering {
     match o {
         Load::Relaxed => Ordering::Relaxed,
         Load::Acquire => Ordering::Acquire,
     }
 }
 
-const fn store(o: Store) -> Ordering {
+pub(super) const fn store(o: Store) -> Ordering {
     match o {
         Store::Relaxed => Ordering::Relaxed,
         Store::Release => Ordering::Release,
     }
 }
 
-const fn rmw(o: Rmw) -> Ordering {
+pub(super) const fn rmw(o: Rmw) -> Ordering {
     match o {
         Rmw::Relaxed => Ordering::Relaxed,
         Rmw::Acquire => Ordering::Acquire,

@@ -117,9 +117,7 @@ fn s79_alternating_leases_do_not_starve_a_cancel<P: Host>() {
 /// Two windows, begun before either finishes; each owns the cancel of one object that both overlap.
 fn s80_two_windows_that_wait_for_each_others_cancels<P: Host>() {
     for queued in [false, true] {
-        let mut setup = Setup::default().threads(1);
-        setup.queued = queued;
-        let w = World::<P>::with(setup);
+        let w = World::<P>::with(Setup::default().threads(1).queued(queued));
         let _in = w.enter();
         let a = w.memory(6);
         // The first window owns `left`. `right` is Ready while the first window is open only because they do not overlap; the

@@ -9,9 +9,7 @@ use userptr::{Blockable, Error, Notifier, Outcome, UserPtr};
 
 fn s83_a_lease_beyond_the_deadline<P: Host>() {
     for queued in [false, true] {
-        let mut setup = Setup::deadline(1).threads(1);
-        setup.queued = queued;
-        let w = World::<P>::with(setup);
+        let w = World::<P>::with(Setup::deadline(1).threads(1).queued(queued));
         let _in = w.enter();
         let (a, object) = w.object(2);
         let n = w.notifier(&object);
@@ -169,7 +167,7 @@ fn s86_the_records_last_reference_goes_inside_a_queued_cancel<P: Host>() {
 
     // By threads: the end of the address space, the cancel and the release of everything at once.
     for _ in 0..rounds(100) {
-        let w = World::<P>::with(Setup::default().queued().threads(1));
+        let w = World::<P>::with(Setup::default().queued(true).threads(1));
         let other = w.machine.process();
         let object: Object<P> = {
             let _in = other.enter();

@@ -46,9 +46,7 @@ fn s47_unregister_waits_for_a_callback_in_flight<P: Host>() {
 
 fn s48_an_address_space_ends_with_live_pages<P: Host>() {
     for queued in [false, true] {
-        let mut setup = Setup::default().threads(1);
-        setup.queued = queued;
-        let w = World::<P>::with(setup);
+        let w = World::<P>::with(Setup::default().threads(1).queued(queued));
         let other = w.machine.process();
         let (a, object) = {
             let _in = other.enter();
@@ -150,7 +148,7 @@ fn s50_the_worker_drops_the_last_user<P: Host>() {
 
 fn s51_a_shutdown_drains_everything<P: Host>() {
     for _ in 0..rounds(50) {
-        let w = World::<P>::with(Setup::default().queued().threads(2));
+        let w = World::<P>::with(Setup::default().queued(true).threads(2));
         let _in = w.enter();
         let a = w.process.mmap(8 * PAGE);
         let objects: Vec<_> = (0..8).map(|n| w.create(a + n * PAGE, 1)).collect();

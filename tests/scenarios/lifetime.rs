@@ -50,9 +50,7 @@ fn s38_a_dying_object_is_not_found<P: Host>() {
 
 fn s39_the_last_reference_is_dropped_by_the_cancel<P: Host>() {
     for queued in [false, true] {
-        let mut setup = Setup::default().threads(1);
-        setup.queued = queued;
-        let w = World::<P>::with(setup);
+        let w = World::<P>::with(Setup::default().threads(1).queued(queued));
         let _in = w.enter();
         let (a, object) = w.pinned(1);
         let dropped = Arc::new(AtomicUsize::new(0));
@@ -85,9 +83,7 @@ fn s40_a_close_against_an_invalidation_in_every_order<P: Host>() {
     ];
     for queued in [false, true] {
         for seam in seams {
-            let mut setup = Setup::default().threads(1);
-            setup.queued = queued;
-            let w = World::<P>::with(setup);
+            let w = World::<P>::with(Setup::default().threads(1).queued(queued));
             let _in = w.enter();
             let (a, object) = w.pinned(1);
             w.machine.once(seam, move |_| drop(object));

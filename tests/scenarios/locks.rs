@@ -24,9 +24,7 @@ impl DriverLock {
 /// an alias of the same memory.
 fn s53_an_invalidation_under_the_drivers_object_lock<P: Host>() {
     for queued in [false, true] {
-        let mut setup = Setup::default().threads(1);
-        setup.queued = queued;
-        let w = World::<P>::with(setup);
+        let w = World::<P>::with(Setup::default().threads(1).queued(queued));
         let _in = w.enter();
         let shared = w.process.shared();
         let (a, alias) = (0x10_0000, 0x20_0000);
@@ -189,7 +187,7 @@ fn s57_a_start_that_may_block_is_never_refused<P: Host>() {
 
 /// A whole life under the lock checker, with an allocation counted wherever one happens: none in a callback, none under a lock.
 fn s58_no_allocation_under_a_lock_in_a_whole_life<P: Host>() {
-    let w = World::<P>::with(Setup::default().queued().threads(1));
+    let w = World::<P>::with(Setup::default().queued(true).threads(1));
     let _in = w.enter();
     let client = Client::open(w.ctx.clone()).unwrap();
     let handles: Vec<_> = (0..40)
@@ -214,9 +212,7 @@ fn s58_no_allocation_under_a_lock_in_a_whole_life<P: Host>() {
 
 fn s59_a_page_lock_of_the_caller_is_no_deadlock<P: Host>() {
     for queued in [false, true] {
-        let mut setup = Setup::default().threads(1);
-        setup.queued = queued;
-        let w = World::<P>::with(setup);
+        let w = World::<P>::with(Setup::default().threads(1).queued(queued));
         let _in = w.enter();
         let (a, object) = w.object(2);
         let lease = w.lease(&object);
@@ -245,9 +241,7 @@ fn s59_a_page_lock_of_the_caller_is_no_deadlock<P: Host>() {
 /// Every allocation of every call reclaims: an invalidation of the whole range, on the same thread, in the middle of things.
 fn s85_an_allocation_recurses_into_an_invalidation<P: Host>() {
     for queued in [false, true] {
-        let mut setup = Setup::default().threads(1);
-        setup.queued = queued;
-        let w = World::<P>::with(setup);
+        let w = World::<P>::with(Setup::default().threads(1).queued(queued));
         let _in = w.enter();
         w.record().set_capable(true);
         let a = w.memory(4);

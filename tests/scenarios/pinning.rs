@@ -33,9 +33,7 @@ fn s15_an_object_released_inside_its_own_cancel<P: Host>() {
         (Seam::WaitIdle, true),
         (Seam::Unpin, true),
     ] {
-        let mut setup = Setup::default().threads(1);
-        setup.queued = queued;
-        let w = World::<P>::with(setup);
+        let w = World::<P>::with(Setup::default().threads(1).queued(queued));
         let _in = w.enter();
         let (a, object) = w.pinned(2);
         w.machine.once(seam, move |_| drop(object));

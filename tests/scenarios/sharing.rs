@@ -66,13 +66,9 @@ fn s61_a_fork_during_a_pin<P: Host>() {
 
 fn s62_two_devices_stop_before_one_is_waited_for<P: Host>() {
     for queued in [false, true] {
-        let mut setup = Setup::default().threads(1);
-        setup.queued = queued;
-        let w = World::<P>::with(setup);
+        let w = World::<P>::with(Setup::default().threads(1).queued(queued));
         let _in = w.enter();
-        let mut setup = Setup::default().threads(1);
-        setup.queued = queued;
-        let second = w.another_device(setup);
+        let second = w.another_device(Setup::default().threads(1).queued(queued));
         let a = w.memory(4);
         // Two objects on the first device, and one on the second.
         let objects = [w.create(a, 2), w.create(a + PAGE, 2), second.create(a, 4)];

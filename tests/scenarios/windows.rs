@@ -11,9 +11,7 @@ use userptr::{Blockable, Error, Outcome, UserPtr};
 
 fn s20_a_start_returns_when_the_device_is_idle_and_the_pages_are_unpinned<P: Host>() {
     for queued in [false, true] {
-        let mut setup = Setup::default().threads(1);
-        setup.queued = queued;
-        let w = World::<P>::with(setup);
+        let w = World::<P>::with(Setup::default().threads(1).queued(queued));
         let _in = w.enter();
         let (a, object) = w.object(2);
         let job = w.job(&w.lease(&object));
@@ -258,9 +256,7 @@ fn s26_a_start_on_the_empty_index_never_misses_an_attach<P: Host>() {
 /// Everything at once: several objects that overlap, jobs that outlive their leases, every operation, forks, evictions, closes.
 fn s26_everything_at_once<P: Host>() {
     for queued in [false, true] {
-        let mut setup = Setup::default().threads(2);
-        setup.queued = queued;
-        let w = World::<P>::with(setup);
+        let w = World::<P>::with(Setup::default().threads(2).queued(queued));
         let a = {
             let _in = w.enter();
             w.memory(8)

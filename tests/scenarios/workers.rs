@@ -243,7 +243,7 @@ fn s34_a_refused_enqueue_gives_the_reference_back<P: Host>() {
 /// The cancel's work item is queued again while its last run has not returned; a lost one would hang the next start. Each attach
 /// asserts that no cancel is pending.
 fn s35_and_s36_a_cancel_runs_again_for_each_attach<P: Host>() {
-    let w = World::<P>::with(Setup::default().queued().threads(2));
+    let w = World::<P>::with(Setup::default().queued(true).threads(2));
     let (a, object) = {
         let _in = w.enter();
         w.object(1)

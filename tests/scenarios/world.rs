@@ -117,8 +117,8 @@ impl Setup {
         this.limits.deadline = Some(Duration::from_millis(ms));
         this
     }
-    pub fn queued(mut self) -> Self {
-        self.queued = true;
+    pub fn queued(mut self, queued: bool) -> Self {
+        self.queued = queued;
         self
     }
     pub fn threads(mut self, n: usize) -> Self {

@@ -14,10 +14,11 @@
 //! });
 //! ```
 
+use super::native::{load, rmw, store};
 use crate::platform::{AtomicUsize, Cell, Load, LockClass, Platform, RawLock, RawWait, Rmw, Store};
 use crate::refcount::Ref;
 use crate::work::{SoftQueue, SoftWork};
-use ::loom::sync::atomic::{self, Ordering};
+use ::loom::sync::atomic;
 use ::loom::sync::{Condvar, Mutex, MutexGuard};
 use core::alloc::Layout;
 use core::cell::UnsafeCell;
@@ -48,7 +49,7 @@ unsafe impl Platform for Loom {
     const WINDOWS: usize = 1;
 
     fn fence() {
-        atomic::fence(Ordering::SeqCst);
+        atomic::fence(atomic::Ordering::SeqCst);
     }
 
     fn alloc(layout: Layout) -> Option<NonNull<u8>> {
@@ -66,22 +67,6 @@ unsafe impl Platform for Loom {
 #[derive(Debug)]
 pub struct LoomUsize(atomic::AtomicUsize);
 
-const fn load(o: Load) -> Ordering {
-    match o {
-        Load::Relaxed => Ordering::Relaxed,
-        Load::Acquire => Ordering::Acquire,
-    }
-}
-
-const fn rmw(o: Rmw) -> Ordering {
-    match o {
-        Rmw::Relaxed => Ordering::Relaxed,
-        Rmw::Acquire => Ordering::Acquire,
-        Rmw::Release => Ordering::Release,
-        Rmw::AcqRel => Ordering::AcqRel,
-    }
-}
-
 // SAFETY: loom's own atomics, with the orderings asked for.
 unsafe impl AtomicUsize for LoomUsize {
     fn new(v: usize) -> Self {
@@ -91,11 +76,7 @@ unsafe impl AtomicUsize for LoomUsize {
         self.0.load(load(o))
     }
     fn store(&self, v: usize, o: Store) {
-        let o = match o {
-            Store::Relaxed => Ordering::Relaxed,
-            Store::Release => Ordering::Release,
-        };
-        self.0.store(v, o);
+        self.0.store(v, store(o));
     }
     fn swap(&self, v: usize, o: Rmw) -> usize {
         self.0.swap(v, rmw(o))
