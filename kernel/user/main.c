@@ -97,7 +97,7 @@ static int has(const struct test *list)
 
 int main(int argc, char **argv)
 {
-	const struct test *lists[] = { self_tests, basic_tests, mapping_tests, process_tests, record_tests, stress_tests, edu_tests,
+	const struct test *lists[] = { self_tests, basic_tests, mapping_tests, process_tests, record_tests, stress_tests, kernel_tests, edu_tests,
 				       edu_other_tests, edu_iommu_tests, fault_tests, plain_tests, hit_tests, named_tests, last_tests,
 				       module_tests, planted_tests };
 	int failed = 0;

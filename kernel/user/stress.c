@@ -321,30 +321,6 @@ static int many_processes(void)
 	return 0;
 }
 
-/* ---- the kernel moves pages about: pinned ones stay, others move and the device follows ---- */
-
-static int compaction(void)
-{
-	enum { LOTS = 2048 };
-	int knob = open("/proc/sys/vm/compact_memory", O_WRONLY);
-
-	CHECK(knob >= 0);
-	fd = dev_open(0);
-	at = memory(LOTS);
-	stamp(at, LOTS, 5);
-	CHECK_EQ(dev_create(fd, at, LOTS * PAGE, 0, &h), 0);
-	for (int i = 0; i < 5; i++) {
-		CHECK_EQ(dev_get(fd, h), 0);
-		CHECK_EQ(write(knob, "1", 1), 1);
-		CHECK(device_sees(fd, h, LOTS, 5));
-		CHECK_EQ(dev_put(fd, h), 0);
-		CHECK_EQ(write(knob, "1", 1), 1);
-		CHECK(device_sees(fd, h, LOTS, 5));
-	}
-	CHECK(cpu_sees(at, LOTS, 5));
-	return 0;
-}
-
 const struct test stress_tests[] = {
 	{ "never-stale", never_stale },
 	{ "close-against-unmap", close_against_unmap },
@@ -352,7 +328,6 @@ const struct test stress_tests[] = {
 	{ "anything-at-once", anything_at_once },
 	{ "first-registration", first_registration },
 	{ "many-processes", many_processes },
-	{ "compaction", compaction },
 	{ NULL, NULL },
 };
 
