@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use userptr::backend::linux::Options;
 use userptr::device::vfio::{Container, IovaRange, Setup, Span};
 use userptr::notifier::State;
-use userptr::{Context, Error, Flags, Outcome, UserPtr};
+use userptr::{Buffer, Context, Device, Error, Flags, Outcome, Prepare, SgLimits, SgTable, UserPtr};
 
 const BYTES: usize = 4 * PAGE;
 
@@ -26,6 +26,7 @@ pub fn cases() -> Vec<Case> {
         case("read-only-cannot-be-written", 1, read_only),
         case("read-only-follows-the-process", 0, read_only_follows),
         case("many-threads", 0, many_threads),
+        case("addresses-are-free-last", 0, free_last),
         case("large-object", 0, large_object),
     ]
 }
@@ -258,6 +259,47 @@ fn many_threads() -> String {
     assert_eq!(setting.device().stats().foreign, 0);
     format!(
         "{} mappings by {THREADS} threads in {BLOCKS} places, {} refusals",
+        THREADS * ROUNDS,
+        refusals.into_inner()
+    )
+}
+
+/// One place for three threads that map and unmap as fast as they can, below the objects: whoever is given addresses whose mapping is not
+/// gone yet is refused by the kernel with `EEXIST`.
+fn free_last() -> String {
+    const THREADS: usize = 3;
+    const ROUNDS: usize = 1500;
+    let setup =
+        Setup { window: IovaRange { last: SETUP.window.first + PAGE as u64 - 1, ..SETUP.window }, ..SETUP };
+    let setting = Setting::with(Options::default(), setup);
+    let refusals = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            let (device, refusals) = (setting.device(), &refusals);
+            scope.spawn(move || {
+                let address = memory::map(PAGE);
+                memory::fill(address, PAGE, 1);
+                let mut pages = Buffer::with_capacity(1).unwrap();
+                pages.push(address / PAGE).unwrap();
+                let sg = SgTable::build(pages.iter().copied(), SgLimits::NONE).unwrap();
+                let mut made = 0;
+                while made < ROUNDS {
+                    match device.prepare(Prepare { address, pages: &pages, sg: &sg, write: true }) {
+                        Ok(map) => {
+                            made += 1;
+                            device.unmap(map);
+                        }
+                        Err(Error::Limit) => drop(refusals.fetch_add(1, Ordering::Relaxed)),
+                        Err(error) => panic!("{error}: {:?}", device.refusal()),
+                    }
+                }
+            });
+        }
+    });
+    setting.assert_released();
+    assert_eq!(setting.device().stats().foreign, 0);
+    format!(
+        "{} mappings by {THREADS} threads in one place, {} refusals",
         THREADS * ROUNDS,
         refusals.into_inner()
     )
