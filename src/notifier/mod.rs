@@ -217,6 +217,20 @@ impl<P: Platform> Notifier<P> {
 }
 
 impl<P: Platform> Core<P> {
+    /// Whether `f` holds for an attachment that overlaps; asks no further than the first.
+    fn any(&self, range: AddrRange, mut f: impl FnMut(&Attachment<P>) -> bool) -> bool {
+        let mut at = self.index.first(range);
+        while let Some(node) = at {
+            // SAFETY: in the index, so its object is alive, though its count may be zero (invariant of `Attachment`).
+            if f(unsafe { Attachment::of(node).as_ref() }) {
+                return true;
+            }
+            // SAFETY: the node is in the index.
+            at = unsafe { self.index.next(node, range) };
+        }
+        false
+    }
+
     /// Calls `f` for each attachment that overlaps. `f` may remove the one it is given from the index.
     fn each(&mut self, range: AddrRange, mut f: impl FnMut(&mut Self, &Attachment<P>)) {
         let mut at = self.index.first(range);

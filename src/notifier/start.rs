@@ -267,19 +267,21 @@ impl<P: Platform> Stopping<'_, P> {
         if self.wait {
             self.home.wait_for(None, |core| {
                 outcome = Outcome::Idle;
-                let mut busy = false;
-                core.each(self.range, |_, attachment| {
+                // Ends at the first that is busy: with many, every wake would otherwise walk over all of them under the lock.
+                !core.any(self.range, |attachment| {
                     // SAFETY: the lock is held.
                     match unsafe { attachment.state() } {
                         // The index only; never the object, which may be dying (rule 2).
-                        State::Ready | State::Revoking => busy = true,
-                        // SAFETY: the lock is held.
-                        State::Quarantined => outcome = outcome.max(unsafe { attachment.outcome() }),
+                        State::Ready | State::Revoking => true,
+                        State::Quarantined => {
+                            // SAFETY: the lock is held.
+                            outcome = outcome.max(unsafe { attachment.outcome() });
+                            false
+                        }
                         // No pages.
-                        State::Idle | State::Acquiring | State::Failed => {}
+                        State::Idle | State::Acquiring | State::Failed => false,
                     }
-                });
-                !busy
+                })
             });
         }
         outcome

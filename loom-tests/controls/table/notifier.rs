@@ -107,9 +107,9 @@ pub const CONTROLS: &[Control] = &[
         name: "start_skips_a_dying_object",
         file: START,
         edits: &[(
-            "State::Ready | State::Revoking => busy = true,",
-            "State::Ready if unsafe { attachment.edge() }.is_some_and(|e| unsafe { e.as_ref() }.count().count() == 0) => {}\n\
-             State::Ready | State::Revoking => busy = true,",
+            "State::Ready | State::Revoking => true,",
+            "State::Ready if unsafe { attachment.edge() }.is_some_and(|e| unsafe { e.as_ref() }.count().count() == 0) => false,\n\
+             State::Ready | State::Revoking => true,",
         )],
         model: LAST_PUT_MODEL,
     },
@@ -295,8 +295,8 @@ pub const CONTROLS: &[Control] = &[
         name: "start_waits_for_ready_only",
         file: START,
         edits: &[(
-            "State::Ready | State::Revoking => busy = true,",
-            "State::Ready => busy = true,\n                        State::Revoking => {}",
+            "State::Ready | State::Revoking => true,",
+            "State::Ready => true,\n                        State::Revoking => false,",
         )],
         model: "s20_start_over_two_owners",
     },
