@@ -66,6 +66,15 @@ static int get(uint64_t h)
 	return ret;
 }
 
+/*
+ * A generation as it lies in memory: twice, so that a read which is torn is known. The device copies byte by byte, and the
+ * processor may write between two of them.
+ */
+static uint64_t marker(unsigned int generation)
+{
+	return generation * 0x100000001ULL;
+}
+
 /* One change of the kind. The memory is there again, writable, when it returns. */
 static bool change(struct slot *s, int kind)
 {
@@ -139,22 +148,23 @@ static void *changer(void *arg)
 {
 	struct slot *mine = slots[(long)arg];
 	unsigned int seed = getpid() * 31 + (unsigned int)(long)arg, g = 0;
+	uint64_t got = 0;
 
 	while (!all->stop) {
 		struct slot *s = &mine[next(&seed) % SLOTS];
-		unsigned int dice = next(&seed) % 400, got = 0;
+		unsigned int dice = next(&seed) % 400;
 		int kind = dice < 120 ? 0 : dice < 250 ? 1 : dice < 310 ? 2 : dice < 399 ? 3 : 4, ret;
 
 		/* The first page is the processor's alone, the device writes to the others. Pages that are not there are a worker's. */
 		for (int i = 1; i < PAGES && dice % 16; i++)
 			s->at[i * PAGE] = 1;
-		*(unsigned int *)s->at = ++g;
+		*(volatile uint64_t *)s->at = marker(++g);
 		s->generation = g;
 		if (dice % 16 == 1) {
 			while ((ret = dev_read(fd, s->here, 0, &got, sizeof(got))) == -EFAULT && !get(s->here) && !all->stop)
 				;
-			if (ret || got != g)
-				failed(__LINE__, "the device does not see what the processor wrote", ret ? ret : (long)got - (long)g);
+			if (ret || got != marker(g))
+				failed(__LINE__, "the device does not see what the processor wrote", ret ? ret : (long)got);
 			all->seen++;
 		} else {
 			ret = get(s->here);
@@ -179,8 +189,8 @@ static int fill_rest(struct slot *s)
 /* Acquires, uses and releases what the changers change. */
 static void *user(void *arg)
 {
-	unsigned int seed = getpid() * 77 + (unsigned int)(long)arg, got, floor;
-	uint64_t own;
+	unsigned int seed = getpid() * 77 + (unsigned int)(long)arg, floor;
+	uint64_t own, got;
 	int ret;
 
 	while (!all->stop) {
@@ -194,8 +204,8 @@ static void *user(void *arg)
 			floor = s->generation;
 			ret = dev_read(fd, s->here, 0, &got, sizeof(got));
 			/* Zero: fresh memory. Otherwise never older than what was in place before. */
-			if (!ret && got && got < floor)
-				failed(__LINE__, "a stale page by generations", floor - got);
+			if (!ret && got && got == marker((unsigned int)got) && (unsigned int)got < floor)
+				failed(__LINE__, "a stale page by generations", floor - (unsigned int)got);
 			break;
 		case 1:
 			ret = dev_put(fd, s->here);
