@@ -214,8 +214,8 @@ pub const CONTROLS: &[Control] = &[
         name: "quarantined_counts_as_released",
         file: START,
         edits: &[(
-            "State::Quarantined => outcome = outcome.max(unsafe { attachment.outcome() }),",
-            "State::Quarantined => {}",
+            "outcome = outcome.max(unsafe { attachment.outcome() });",
+            "outcome = outcome.max(Outcome::Idle);",
         )],
         model: "s83_retry_against_start",
     },
