@@ -78,8 +78,10 @@ static void remove_devices(void)
 
 static int __init userptr_init(void)
 {
-	int ret = uk_edu_register(), i;
+	int ret, i;
 
+	uk_teach_lockdep();
+	ret = uk_edu_register();
 	if (ret)
 		return ret;
 	ret = userptr_init_driver();

@@ -6,6 +6,7 @@
 
 #include <linux/capability.h>
 #include <linux/highmem.h>
+#include <linux/lockdep.h>
 #include <linux/mmu_notifier.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -42,11 +43,33 @@ struct uk_registration {
 	const void *notifier;
 };
 
+/*
+ * For lockdep, an invalidation is a lock that reclaim takes: so it sees that what an invalidation takes may not be held over an
+ * allocation. The kernel has such a lock of its own, but since 6.4 the SRCU section between it and the callbacks hides them
+ * from each other: lockdep follows no chain through a recursive reader.
+ */
+#ifdef CONFIG_LOCKDEP
+static struct lock_class_key invalidation_key;
+static struct lockdep_map invalidation = STATIC_LOCKDEP_MAP_INIT("userptr_invalidation", &invalidation_key);
+#endif
+
+/* At load: reclaim may start an invalidation. */
+void uk_teach_lockdep(void)
+{
+	fs_reclaim_acquire(GFP_KERNEL);
+	lock_map_acquire(&invalidation);
+	lock_map_release(&invalidation);
+	fs_reclaim_release(GFP_KERNEL);
+}
+
 static int on_start(struct mmu_notifier *mn, const struct mmu_notifier_range *range)
 {
 	struct uk_registration *reg = container_of(mn, struct uk_registration, start);
-	int ret = userptr_invalidate_start(reg->notifier, range->start, range->end, mmu_notifier_range_blockable(range));
+	int ret;
 
+	lock_map_acquire(&invalidation);
+	ret = userptr_invalidate_start(reg->notifier, range->start, range->end, mmu_notifier_range_blockable(range));
+	lock_map_release(&invalidation);
 	uk_count(UK_STARTS, 1);
 	if (ret == -EAGAIN) {
 		/* Its end will come all the same, to the other subscription. */

@@ -80,6 +80,7 @@ enum {
 	UK_COUNTERS,
 };
 struct uk_registration;
+void uk_teach_lockdep(void);
 void uk_count(unsigned int which, long by);
 long uk_counter(unsigned int which);
 struct uk_registration *uk_register(struct mm_struct *mm, const void *notifier, int *err);

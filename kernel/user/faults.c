@@ -223,6 +223,35 @@ static int round_of(struct round *r, int watch, size_t which, int knob, int n, b
 	return 0;
 }
 
+/*
+ * The same in a process of its own: what an address space has once, it allocates for its first object only. A fork leaves the
+ * child another thread, so another knob.
+ */
+static int round_in_child(struct round *r, int watch, size_t which, int knob, int n, bool *failed)
+{
+	static struct said {
+		int line;
+		bool failed;
+		char why[sizeof(why)];
+	} *said;
+	pid_t child;
+
+	if (!said)
+		said = mmap(NULL, sizeof(*said), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(said != MAP_FAILED);
+	child = fork();
+	if (child == 0) {
+		knobs[THREAD] = open("/proc/thread-self/fail-nth", O_RDWR);
+		said->line = round_of(r, watch, which, knob, n, &said->failed);
+		memcpy(said->why, why, sizeof(why));
+		_exit(0);
+	}
+	CHECK_EQ(reap(child), 0);
+	memcpy(why, said->why, sizeof(why));
+	*failed = said->failed;
+	return said->line;
+}
+
 /* What has to be as before when a round is over. */
 static const int kept[] = { USERPTR_PINS, USERPTR_REGISTRATIONS, USERPTR_GRABS, USERPTR_USERS, USERPTR_JOBS, USERPTR_MAPPED,
 			    USERPTR_ALLOCATIONS };
@@ -239,9 +268,8 @@ static int walk(int knob, enum set set)
 	long before[KEPT];
 	char table[512] = "";
 
-	knobs[THREAD] = open("/proc/thread-self/fail-nth", O_RDWR);
 	knobs[WORKERS] = open("/sys/module/userptr/parameters/worker_fail_nth", O_RDWR);
-	CHECK(watch >= 0 && knobs[THREAD] >= 0 && knobs[WORKERS] >= 0);
+	CHECK(watch >= 0 && knobs[WORKERS] >= 0);
 	CHECK_EQ(left(watch), 0);
 	for (size_t k = 0; k < KEPT; k++)
 		before[k] = counter(watch, kept[k]);
@@ -257,7 +285,7 @@ static int walk(int knob, enum set set)
 			bool failed = true;
 
 			for (int n = 1; failed; n++) {
-				int line = round_of(&r, watch, which, knob, n, &failed);
+				int line = round_in_child(&r, watch, which, knob, n, &failed);
 
 				CHECK_EQ(dev_settle(watch), 0);
 				for (size_t k = 0; !line && k < KEPT; k++)

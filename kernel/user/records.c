@@ -21,13 +21,16 @@ static void *unmap_it(void *arg)
  */
 static int last_record(int device)
 {
-	int fd = dev_open(device);
-	long registrations = counter(fd, USERPTR_REGISTRATIONS), grabs = counter(fd, USERPTR_GRABS);
+	int fd = dev_open(device), ret;
+	long registrations, grabs;
 	pthread_t thread;
 	void *unmapped;
 	uint64_t h;
-	int ret;
 
+	/* What a process before this one left to the workers is gone first. */
+	CHECK_EQ(left(fd), 0);
+	registrations = counter(fd, USERPTR_REGISTRATIONS);
+	grabs = counter(fd, USERPTR_GRABS);
 	for (int i = 0; i < 3; i++) {
 		at = memory(N);
 		CHECK(fd >= 0 && at);
