@@ -45,8 +45,8 @@ struct uk_registration {
 
 /*
  * For lockdep, an invalidation is a lock that reclaim takes: so it sees that what an invalidation takes may not be held over an
- * allocation. The kernel has such a lock of its own, but since 6.4 the SRCU section between it and the callbacks hides them
- * from each other: lockdep follows no chain through a recursive reader.
+ * allocation. The kernel has such a lock of its own, but the SRCU section between it and the callbacks (seen on 6.12) hides
+ * them from each other: lockdep follows no chain through a recursive reader.
  */
 #ifdef CONFIG_LOCKDEP
 static struct lock_class_key invalidation_key;
