@@ -29,17 +29,19 @@ fn enumerate<T: Ord + Debug>(expected: &[T], race: impl Fn(usize) -> T) {
     panic!("of {expected:?} only {seen:?} came in {ROUNDS} rounds");
 }
 
+/// Lets the other thread run, for longer in each of sixteen rounds: starting a thread takes Miri more steps than a whole race.
+fn pause(round: usize) {
+    (0..round % 16).for_each(|_| thread::yield_now());
+}
+
 #[test]
 fn upgrade_against_last_put_both_ways() {
-    enumerate(&[false, true], |round| {
-        // Starting a thread takes Miri more steps than the whole race.
-        refcount::upgrade::<Std>(|| (0..round % 16).for_each(|_| thread::yield_now()))
-    });
+    enumerate(&[false, true], |round| refcount::upgrade::<Std>(|| pause(round)));
 }
 
 #[test]
 fn second_enqueue_accepted_and_refused() {
-    enumerate(&[false, true], |_| queue::queued_twice::<Std>());
+    enumerate(&[false, true], |round| queue::queued_twice::<Std>(|| pause(round)));
 }
 
 /// A start meets two objects that are being acquired one after the other: none is there, one, or both.

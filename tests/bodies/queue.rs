@@ -138,14 +138,15 @@ pub fn flush_item_two_workers<P: Stage>() {
 
 /// An enqueue that is accepted runs; one that is refused is served by a run that has not begun.
 pub fn queued_while_running<P: Stage>() {
-    queued_twice::<P>();
+    queued_twice::<P>(|| ());
 }
 
-/// Whether the second enqueue was accepted.
-pub fn queued_twice<P: Stage>() -> bool {
+/// Whether the second enqueue, which comes after `pause`, was accepted.
+pub fn queued_twice<P: Stage>(pause: impl FnOnce()) -> bool {
     let (queue, job) = (queue::<P>(), job::<P>());
     let w = worker::<P>(&queue);
     assert!(enqueue(&queue, job.clone()).is_ok());
+    pause();
     let before = job.runs.load(Ordering::Relaxed);
     let accepted = match enqueue(&queue, job.clone()) {
         Ok(()) => {
