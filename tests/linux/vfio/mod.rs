@@ -1,163 +1,28 @@
 //! The VFIO device over a container that is not the kernel's: who is called when, what is refused, and what is left. The hardware's
 //! half is in the virtual machine (`kernel/vm-test vfio`).
 
+mod world;
+
 use crate::child::scenario;
 use crate::stack::{Stack, eventually, lease};
 use crate::stale::io::Range;
 use crate::stale::memory;
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 use userptr::backend::linux::{Linux, Options, Refusal};
-use userptr::device::vfio::{Container, IovaRange, Quiesce, Setup, Span, Vfio};
+use userptr::device::vfio::{IovaRange, Setup, Span, Vfio};
 use userptr::notifier::State;
 use userptr::{
     Buffer, Context, Device, Error, Flags, Outcome, Prepare, SgLimits, SgTable, UserPtr, UserPtrRef,
 };
+use world::{Fake, World};
 
 const PAGE: usize = 4096;
 const BYTES: usize = 4 * PAGE;
 const LARGE: u64 = 2 << 20;
 /// Long enough for anything that does not wait for the device.
 const LONG: Duration = Duration::from_millis(300);
-
-/// What the hardware is doing, and what its container has.
-struct World {
-    mapped: Mutex<BTreeMap<u64, (u64, usize, bool)>>,
-    maps: AtomicUsize,
-    unmaps: AtomicUsize,
-    /// Unmaps that came while the hardware was busy.
-    too_early: AtomicUsize,
-    busy: AtomicBool,
-    stops: AtomicUsize,
-    most: AtomicUsize,
-    page_sizes: AtomicU64,
-    /// The errno of the next unmaps, and the one of the next maps; 0: none.
-    unmap_fails: AtomicI32,
-    map_fails: AtomicI32,
-    /// The next unmap finds less than was mapped.
-    robbed: AtomicBool,
-}
-
-impl World {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            mapped: Mutex::default(),
-            maps: AtomicUsize::new(0),
-            unmaps: AtomicUsize::new(0),
-            too_early: AtomicUsize::new(0),
-            busy: AtomicBool::new(false),
-            stops: AtomicUsize::new(0),
-            most: AtomicUsize::new(100),
-            page_sizes: AtomicU64::new(LARGE | PAGE as u64),
-            unmap_fails: AtomicI32::new(0),
-            map_fails: AtomicI32::new(0),
-            robbed: AtomicBool::new(false),
-        })
-    }
-
-    fn mapped(&self) -> usize {
-        self.mapped.lock().unwrap().len()
-    }
-
-    fn counts(&self) -> (usize, usize) {
-        (self.maps.load(Ordering::SeqCst), self.unmaps.load(Ordering::SeqCst))
-    }
-
-    fn set_busy(&self, busy: bool) {
-        self.busy.store(busy, Ordering::SeqCst);
-    }
-}
-
-/// As strict as the kernel: no two mappings overlap, and only whole ones are taken away.
-struct Fake(Arc<World>);
-
-// SAFETY: there is no device.
-unsafe impl Container for Fake {
-    fn info(&self, into: &mut [u8]) -> Result<usize, i32> {
-        let mut answer = Vec::new();
-        let entries = self.0.most.load(Ordering::SeqCst).saturating_sub(self.0.mapped());
-        for word in [0, 3_u32] {
-            answer.extend_from_slice(&word.to_ne_bytes());
-        }
-        answer.extend_from_slice(&self.0.page_sizes.load(Ordering::SeqCst).to_ne_bytes());
-        for word in [24_u32, 0] {
-            answer.extend_from_slice(&word.to_ne_bytes());
-        }
-        let head = |answer: &mut Vec<u8>, id: u16, next: u32| {
-            answer.extend_from_slice(&id.to_ne_bytes());
-            answer.extend_from_slice(&1_u16.to_ne_bytes());
-            answer.extend_from_slice(&next.to_ne_bytes());
-        };
-        head(&mut answer, 3, 36);
-        answer.extend_from_slice(&u32::try_from(entries).unwrap().to_ne_bytes());
-        head(&mut answer, 1, 0);
-        answer.extend_from_slice(&[1_u32, 0].map(u32::to_ne_bytes).concat());
-        answer.extend_from_slice(&[0_u64, (1 << 39) - 1].map(u64::to_ne_bytes).concat());
-        let fits = into.len() >= answer.len();
-        let there = if fits { answer.len() } else { 24 };
-        into[..there].copy_from_slice(&answer[..there]);
-        if !fits {
-            // Like the kernel: the capabilities are left out, and the size says what they need.
-            into[16..20].fill(0);
-        }
-        Ok(answer.len())
-    }
-
-    fn map(&self, at: Span, address: usize, write: bool) -> Result<(), i32> {
-        let errno = self.0.map_fails.swap(0, Ordering::SeqCst);
-        if errno != 0 {
-            return Err(errno);
-        }
-        let mut mapped = self.0.mapped.lock().unwrap();
-        if mapped.len() >= self.0.most.load(Ordering::SeqCst) {
-            return Err(libc::ENOSPC);
-        }
-        let overlaps = |(iova, (bytes, ..)): (&u64, &(u64, usize, bool))| {
-            *iova < at.iova + at.bytes && at.iova < iova + bytes
-        };
-        if mapped.iter().any(overlaps) {
-            return Err(libc::EEXIST);
-        }
-        mapped.insert(at.iova, (at.bytes, address, write));
-        self.0.maps.fetch_add(1, Ordering::SeqCst);
-        Ok(())
-    }
-
-    fn unmap(&self, at: Span) -> Result<u64, i32> {
-        let errno = self.0.unmap_fails.load(Ordering::SeqCst);
-        if errno != 0 {
-            return Err(errno);
-        }
-        if self.0.busy.load(Ordering::SeqCst) {
-            self.0.too_early.fetch_add(1, Ordering::SeqCst);
-        }
-        // A caller who has given the addresses back before this is found out: somebody else takes them meanwhile.
-        std::thread::yield_now();
-        let gone = self.0.mapped.lock().unwrap().remove(&at.iova);
-        self.0.unmaps.fetch_add(1, Ordering::SeqCst);
-        let got = gone.map_or(0, |(bytes, ..)| bytes);
-        Ok(if self.0.robbed.swap(false, Ordering::SeqCst) { got - PAGE as u64 } else { got })
-    }
-}
-
-impl Quiesce for World {
-    fn stop(&self, _: Span) {
-        self.stops.fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn wait_idle(&self, _: Span, timeout: Option<Duration>) -> Outcome {
-        let began = Instant::now();
-        while self.busy.load(Ordering::SeqCst) {
-            if timeout.is_some_and(|timeout| began.elapsed() >= timeout) {
-                return Outcome::TimedOut;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Outcome::Idle
-    }
-}
 
 type Card = Vfio<Arc<World>, Fake>;
 
