@@ -95,6 +95,7 @@ pub const ALL: &[Model] = &[
     full("s29_cancel_while_a_worker_pins", 2, object::cancel_while_a_worker_pins::<Loom>),
     full("s28_superseded_worker", 2, object::superseded_worker::<Loom>),
     full("s49_exit_against_worker", 2, object::exit_against_worker::<Loom>),
+    full("s31_report_against_acquire", 2, object::report_against_acquire::<Loom>),
     full("s33_worker_limit", 2, object::worker_limit::<Loom>),
     full("s50_last_reference_in_worker", 2, object::last_reference_in_worker::<Loom>),
     full("s43_export_against_acquire", 2, object::export_against_acquire::<Loom>),

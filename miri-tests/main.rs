@@ -68,6 +68,6 @@ on_threads! {
         evict_with_two_windows, start_over_two_owners, stray_end, retry_against_start, kept_release_against_retry;
     cancel: reacquired_while_cancel_runs, attached_and_pending, last_put_in_queued_cancel, shut_down_against_start;
     object: acquire_against_invalidate, register_during_window, cancel_while_a_worker_pins, superseded_worker,
-        exit_against_worker, worker_limit, last_reference_in_worker, export_against_acquire, two_exports;
+        exit_against_worker, worker_limit, report_against_acquire, last_reference_in_worker, export_against_acquire, two_exports;
     records: find_against_last_put, notifier_published_once, unregister_against_callback, last_record_in_queued_cancel;
 }

@@ -111,6 +111,17 @@ impl<P: Platform> Notifier<P> {
     /// Gives an acquire up, if the ticket is still the newest: `Idle`, or `Failed` if the failure is to stick. `false`: it had been
     /// superseded, and the object is somebody else's business.
     pub fn abandon<T: Subscriber<P>>(sub: &Ref<T, P>, ticket: Ticket, sticky: bool) -> bool {
+        Self::abandon_with(sub, ticket, sticky, || ())
+    }
+
+    /// As [`abandon`](Self::abandon); `say` runs under the lock, if the ticket is still the newest: whoever attaches next finds what
+    /// it left. It may store a word, and nothing more.
+    pub(crate) fn abandon_with<T: Subscriber<P>>(
+        sub: &Ref<T, P>,
+        ticket: Ticket,
+        sticky: bool,
+        say: impl Fn(),
+    ) -> bool {
         let attachment = sub.attachment();
         let mine = Self::at_home(&**sub, |home, core| {
             // SAFETY: the lock is held; `Acquiring`, so the node is in the index.
@@ -120,6 +131,9 @@ impl<P: Platform> Notifier<P> {
                     (true, true) => attachment.set_state(State::Failed),
                     (true, false) => core.take_out(attachment, &home.summary),
                     (false, _) => {}
+                }
+                if mine {
+                    say();
                 }
                 mine
             }

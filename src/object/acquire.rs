@@ -55,10 +55,6 @@ impl<D: Device> UserPtr<D> {
         if let Some(lease) = Self::try_lease(this)? {
             return Ok(lease);
         }
-        // What a worker could not do is reported once and forgotten (rule 15).
-        if let Some(error) = this.take_report() {
-            return Err(error);
-        }
         // (1) All that can be needed is allocated before anything is attached (rule 7) and outside every lock (rule 27).
         let pages = Buffer::with_capacity(this.pages())?;
         // (2)
@@ -69,6 +65,12 @@ impl<D: Device> UserPtr<D> {
             Err(Refused::Dead | Refused::Failed) => return Err(Error::Fault),
             Err(Refused::NoMemory) => return Err(Error::NoMemory),
         };
+        // What the last worker could not do is reported once and forgotten (rule 15). Asked with the ticket in hand: it was left
+        // under the lock before this attach, and nobody can leave another.
+        if let Some(error) = this.take_report() {
+            Notifier::abandon(this, ticket, false);
+            return Err(error);
+        }
         if caller == Caller::Nobody {
             return Err(worker::schedule(this, ticket));
         }

@@ -27,11 +27,15 @@ unsafe impl<D: Device> HasWork<Host<D>, PIN> for UserPtr<D> {
         // Superseded before it began: nothing is asked any more.
         if let Some(ticket) = Notifier::current_ticket(&this)
             && let Err(error) = pin(&this, ticket)
-            && Notifier::abandon(&this, ticket, error == Error::Fault)
-            && error != Error::Fault
         {
-            // Only the newest ticket reports; a superseded worker has nothing to say (scenario 28).
-            this.report.store(encode(error), Store::Relaxed);
+            let sticky = error == Error::Fault;
+            // Only the newest ticket reports; a superseded worker has nothing to say (scenario 28). In one step with giving the
+            // ticket up: said later, it could come after the next worker's success, and be told for that.
+            Notifier::abandon_with(&this, ticket, sticky, || {
+                if !sticky {
+                    this.report.store(encode(error), Store::Relaxed);
+                }
+            });
         }
         this.context.give_worker();
         // The users were dropped in `pin`, outside every lock; this may be the object's last reference.

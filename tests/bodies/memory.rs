@@ -22,6 +22,8 @@ pub struct Memory<P: Platform> {
     /// `unregister` waits here for callbacks.
     quiet: WaitQueue<P::Wait>,
     caller: Caller,
+    /// So many pins fail for want of memory. No step of a model, like what follows.
+    refusals: AtomicUsize,
     /// Holds on the record, mappings of the device: bookkeeping, no steps of a model.
     holds: AtomicUsize,
     maps: AtomicUsize,
@@ -42,6 +44,7 @@ impl<P: Platform> Memory<P> {
             told: SpinLock::<P, _>::blank(LockClass { name: "host", rank: 0 }, told),
             quiet: WaitQueue::blank(),
             caller,
+            refusals: AtomicUsize::new(0),
             holds: AtomicUsize::new(0),
             maps: AtomicUsize::new(0),
         });
@@ -87,6 +90,11 @@ impl<P: Platform> Memory<P> {
         self.users.store(0, Store::Release);
         self.call(|_| (), |home| assert_eq!(home.exit(), Outcome::Idle));
         self.world.zap();
+    }
+
+    /// The next pins fail.
+    pub fn refuse(&self, pins: usize) {
+        self.refusals.store(pins, Ordering::Relaxed);
     }
 
     pub fn is_registered(&self, home: &Home<P>) -> bool {
@@ -182,6 +190,9 @@ impl<P: Platform> AddressSpace for Space<P> {
 impl<P: Platform> Users for InUse<P> {
     type Space = Space<P>;
     fn pin(&self, range: AddrRange, _: bool, out: &mut Buffer<usize, P>) -> Result<(), Error> {
+        if self.0.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
+            return Err(Error::NoMemory);
+        }
         (0..range.pages(12)).for_each(|_| out.push(self.0.world.pin()).unwrap());
         Ok(())
     }

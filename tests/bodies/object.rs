@@ -119,6 +119,34 @@ pub fn worker_limit<P: Stage>() {
     machine.assert_quiet();
 }
 
+/// A worker fails while the object is acquired again: its error is told once, and never after a later success.
+pub fn report_against_acquire<P: Stage>() {
+    let machine = Machine::<P>::new(Caller::Nobody, 2, false);
+    let object = machine.object(0, Flags::NONE);
+    assert_eq!(touch(&machine, &object), Err(Error::Again));
+    machine.memory.refuse(1);
+    let w = worker(&machine);
+    let told = touch(&machine, &object) == Err(Error::NoMemory);
+    P::join(w);
+    while machine.pins.run_one() {}
+    let ready = UserPtr::state(&object) == State::Ready;
+    assert!(!(told && ready), "told, and served all the same");
+    let later = touch(&machine, &object);
+    if ready {
+        assert_eq!(later, Ok(()));
+        // Its pages go: the next acquire is a new one, and knows nothing of the error.
+        UserPtr::put_pages(&object).unwrap();
+        assert_eq!(touch(&machine, &object), Err(Error::Again));
+    } else {
+        let expected = if told { Error::Again } else { Error::NoMemory };
+        assert_eq!(later, Err(expected), "told once");
+        served(&machine, &object);
+    }
+    while machine.pins.run_one() {}
+    drop(object);
+    machine.assert_quiet();
+}
+
 /// The last handle goes while the worker pins: the worker's reference is the last.
 pub fn last_reference_in_worker<P: Stage>() {
     let machine = Machine::<P>::new(Caller::Nobody, 1, false);

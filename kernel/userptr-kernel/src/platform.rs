@@ -303,8 +303,10 @@ unsafe impl RawQueue<KWork> for KQueue {
             self.flush();
             // ORDERING: pairs with the release in `userptr_work_run`.
             if self.0.busy.load(Ordering::Acquire) == 0 {
-                return;
+                break;
             }
         }
+        // An item that came after the flush has ended for us, but its thread may still be on the way back from it.
+        self.flush();
     }
 }

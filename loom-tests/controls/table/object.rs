@@ -61,4 +61,31 @@ pub const CONTROLS: &[Control] = &[
         edits: &[("guard.with(|buckets| buckets.unlink(&last));", "let _ = &mut guard;")],
         model: "s46_find_against_last_put",
     },
+    Control {
+        name: "report_after_the_ticket",
+        file: WORKER,
+        edits: &[(
+            "            Notifier::abandon_with(&this, ticket, sticky, || {\n                if !sticky {\n                    \
+             this.report.store(encode(error), Store::Relaxed);\n                }\n            });",
+            "            if Notifier::abandon(&this, ticket, sticky) && !sticky {\n                \
+             this.report.store(encode(error), Store::Relaxed);\n            }",
+        )],
+        model: "s31_report_against_acquire",
+    },
+    Control {
+        name: "report_asked_without_a_ticket",
+        file: INSTALL,
+        edits: &[
+            (
+                "        if let Some(error) = this.take_report() {\n            Notifier::abandon(this, ticket, false);\n            \
+                 return Err(error);\n        }\n",
+                "",
+            ),
+            (
+                "        // (1) All that can be needed",
+                "        if let Some(error) = this.take_report() {\n            return Err(error);\n        }\n        // (1) All",
+            ),
+        ],
+        model: "s31_report_against_acquire",
+    },
 ];
