@@ -16,10 +16,10 @@
     reason = "tests"
 )]
 
-#[path = "../tests/bodies/mod.rs"]
-mod bodies;
+#[path = "../tests/cases/mod.rs"]
+mod cases;
 mod harness;
-#[path = "controls/table/mod.rs"]
+#[path = "mutants/table/mod.rs"]
 mod table;
 mod models;
 

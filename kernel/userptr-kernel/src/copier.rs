@@ -8,7 +8,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
 use userptr::device::{Device, Limits, Prepare};
-use userptr::memory::Pages;
+use userptr::address_space::Pages;
 use userptr::notifier::Outcome;
 use userptr::pages::Buffer;
 use userptr::platform::RawWait;

@@ -3,10 +3,10 @@
 use super::case;
 use crate::Case;
 use crate::edu::MOST_BYTES;
-use crate::memory;
+use crate::address_space;
 use crate::setting::{PAGE, SETUP, Setting, lease, span, try_lease};
-use userptr::backend::linux::{Options, Refusal};
-use userptr::device::vfio::{IovaRange, Setup};
+use userptr_linux::{Options, Refusal};
+use userptr_linux::vfio::{IovaRange, Setup};
 use userptr::{Error, UserPtr};
 
 pub fn cases() -> Vec<Case> {
