@@ -1,7 +1,7 @@
-//! The negative controls: the real core with one guarded line broken, under the model that has to catch it.
+//! The mutants: the real core with one guarded line broken, under the model that has to catch it.
 //!
-//! Each control is a textual edit of one source file. All broken copies are built together, in a workspace below the target folder,
-//! and the named model runs on each. A control that its model does not catch, or whose line is no longer there, fails.
+//! Each mutant is a textual edit of one source file. All broken copies are built together, in a workspace below the target folder,
+//! and the named model runs on each. A mutant that its model does not catch, or whose line is no longer there, fails.
 //!
 //! `cargo test --features loom --test mutants` runs them all; a name, or a part of one, runs those that match.
 #![allow(
@@ -25,30 +25,30 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
-use table::Control;
+use table::Mutant;
 
 fn main() -> ExitCode {
     let names: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     if std::env::args().any(|arg| arg == "--list") {
-        for control in table::controls() {
-            println!("{}: test", control.name);
+        for mutant in table::mutants() {
+            println!("{}: test", mutant.name);
         }
         return ExitCode::SUCCESS;
     }
     if let Some(why) = std::env::var_os("USERPTR_SKIP_MODELS") {
-        println!("skipped: {} controls: {}", table::controls().count(), why.display());
+        println!("skipped: {} mutants: {}", table::mutants().count(), why.display());
         return ExitCode::SUCCESS;
     }
-    let wanted = |c: &&Control| names.is_empty() || names.iter().any(|n| c.name.contains(n.as_str()));
-    let controls: Vec<&Control> = table::controls().filter(wanted).collect();
+    let wanted = |m: &&Mutant| names.is_empty() || names.iter().any(|n| m.name.contains(n.as_str()));
+    let mutants: Vec<&Mutant> = table::mutants().filter(wanted).collect();
     let home = Workspace::find();
     let mut failed = 0;
     let mut built = Vec::new();
-    for control in &controls {
-        match home.write(control) {
-            Ok(()) => built.push(*control),
+    for mutant in &mutants {
+        match home.write(mutant) {
+            Ok(()) => built.push(*mutant),
             Err(why) => {
-                println!("{:<36} {why}   FAILED", control.name);
+                println!("{:<36} {why}   FAILED", mutant.name);
                 failed += 1;
             }
         }
@@ -59,16 +59,16 @@ fn main() -> ExitCode {
         println!("{said}\na broken copy does not build: mend its edit in loom-tests/mutants/table");
         return ExitCode::FAILURE;
     }
-    println!("{:<36} {:<50} {:>8}  what the model said", "control", "model", "seconds");
-    for control in built {
+    println!("{:<36} {:<50} {:>8}  what the model said", "mutant", "model", "seconds");
+    for mutant in built {
         let begun = Instant::now();
-        let verdict = home.run(control);
+        let verdict = home.run(mutant);
         let caught = verdict.is_ok();
         let (Ok(said) | Err(said)) = verdict;
         println!(
             "{:<36} {:<50} {:>8.1}  {said}{}",
-            control.name,
-            control.model,
+            mutant.name,
+            mutant.model,
             begun.elapsed().as_secs_f64(),
             if caught { "" } else { "   FAILED" },
         );
@@ -78,8 +78,8 @@ fn main() -> ExitCode {
     println!(
         "\ntest result: {}. {} passed; {failed} failed; 0 ignored; 0 measured; {} filtered out\n",
         if failed == 0 { "ok" } else { "FAILED" },
-        controls.len() - failed,
-        table::controls().count() - controls.len(),
+        mutants.len() - failed,
+        table::mutants().count() - mutants.len(),
     );
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -100,19 +100,19 @@ impl Workspace {
         Self { source: PathBuf::from(env!("CARGO_MANIFEST_DIR")), target, root }
     }
 
-    /// Writes the copy of one control.
-    fn write(&self, control: &Control) -> Result<(), String> {
-        let copy = self.root.join(control.name);
+    /// Writes the copy of one mutant.
+    fn write(&self, mutant: &Mutant) -> Result<(), String> {
+        let copy = self.root.join(mutant.name);
         for folder in ["src", "loom-tests", "tests/cases"] {
             mirror(&self.source.join(folder), &copy.join(folder));
         }
-        let broken = copy.join(control.file);
-        let mut text = fs::read_to_string(self.source.join(control.file)).map_err(|e| e.to_string())?;
-        for (from, to) in control.edits {
+        let broken = copy.join(mutant.file);
+        let mut text = fs::read_to_string(self.source.join(mutant.file)).map_err(|e| e.to_string())?;
+        for (from, to) in mutant.edits {
             if text.matches(from).count() != 1 {
                 return Err(format!(
                     "{} has this line {} times, not once: {from}",
-                    control.file,
+                    mutant.file,
                     text.matches(from).count()
                 ));
             }
@@ -120,12 +120,12 @@ impl Workspace {
         }
         write_if_changed(&broken, &text);
         let manifest = fs::read_to_string(self.source.join("Cargo.toml")).unwrap();
-        write_if_changed(&copy.join("Cargo.toml"), &reduced(&manifest, control.name));
+        write_if_changed(&copy.join("Cargo.toml"), &reduced(&manifest, mutant.name));
         Ok(())
     }
 
-    fn write_root(&self, controls: &[&Control]) {
-        let members: Vec<String> = controls.iter().map(|c| format!("{:?}", c.name)).collect();
+    fn write_root(&self, mutants: &[&Mutant]) {
+        let members: Vec<String> = mutants.iter().map(|m| format!("{:?}", m.name)).collect();
         // Dependencies as in the outer build, to share them; the copies unoptimised, because they fail early.
         let text = format!(
             "[workspace]\nresolver = \"3\"\nmembers = [{}]\n\n{}\n\n[profile.test]\nopt-level = 0\ndebug = false\nincremental = false\n\n\
@@ -159,14 +159,14 @@ impl Workspace {
     }
 
     /// `Ok` with the model's complaint, `Err` if it had none, or the wrong one.
-    fn run(&self, control: &Control) -> Result<String, String> {
-        let package = format!("userptr-control-{}", control.name);
+    fn run(&self, mutant: &Mutant) -> Result<String, String> {
+        let package = format!("userptr-mutant-{}", mutant.name);
         let out = self
             .cargo()
             .env("USERPTR_MODEL_SECONDS", "60")
             // A use after free meets a pattern, and not by luck what was there before.
             .env("MALLOC_PERTURB_", "165")
-            .args(["-p", &package, "--", "--exact", control.model])
+            .args(["-p", &package, "--", "--exact", mutant.model])
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&out.stdout);
@@ -217,7 +217,7 @@ fn reduced(manifest: &str, name: &str) -> String {
             out.push_str(section);
         }
     }
-    let out = out.replace("name = \"userptr\"", &format!("name = \"userptr-control-{name}\""));
+    let out = out.replace("name = \"userptr\"", &format!("name = \"userptr-mutant-{name}\""));
     let out =
         out.replace("bench = false", "name = \"userptr\"\nbench = false\ntest = false\ndoctest = false");
     out.lines().filter(|l| !l.starts_with("readme")).collect::<Vec<_>>().join("\n")

@@ -10,7 +10,6 @@ use core::fmt;
 use core::time::Duration;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-use std::vec::Vec;
 use userptr::AddrRange;
 use userptr::Error;
 use userptr::notifier::Outcome;

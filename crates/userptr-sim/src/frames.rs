@@ -1,9 +1,7 @@
 //! Physical memory: page frames with content, references and pins.
 
 use super::machine::Violation;
-use std::boxed::Box;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::vec::Vec;
 use userptr::Error;
 
 /// How many bytes of each page are kept. Byte `n` of a page is byte `n % CONTENT` of its content.

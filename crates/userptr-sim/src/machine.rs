@@ -10,7 +10,6 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
-use std::vec::Vec;
 use userptr::notifier::Outcome;
 
 /// Something that must never happen.

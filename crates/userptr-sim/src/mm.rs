@@ -11,9 +11,7 @@ use crate::platform::lockdep;
 use core::cell::Cell;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::boxed::Box;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread_local;
 use userptr::Error;
 
 thread_local! {

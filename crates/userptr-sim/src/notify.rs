@@ -9,10 +9,7 @@ use core::cell::RefCell;
 use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::{AtomicUsize, Ordering};
-use std::boxed::Box;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread_local;
-use std::vec::Vec;
 use userptr::AddrRange;
 use userptr::Error;
 

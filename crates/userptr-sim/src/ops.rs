@@ -8,7 +8,6 @@ use super::vma::{Prot, Pte, Shared, Tables, Vma};
 use super::{PAGE, SHIFT};
 use core::ops::Range;
 use std::sync::Arc;
-use std::vec::Vec;
 use userptr::Error;
 
 /// Where `mmap` without an address begins to look.

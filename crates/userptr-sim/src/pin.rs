@@ -7,7 +7,6 @@ use super::mm::{Mm, Record};
 use super::seam::{Op, Seam};
 use super::{PAGE, SHIFT};
 use core::sync::atomic::Ordering;
-use std::vec::Vec;
 use userptr::AddrRange;
 use userptr::Error;
 

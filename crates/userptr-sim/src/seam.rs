@@ -1,9 +1,7 @@
 //! The places between two steps where a test can run code.
 
 use super::machine::Machine;
-use std::boxed::Box;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::vec::Vec;
 use userptr::AddrRange;
 
 /// A place between two steps.

@@ -4,7 +4,6 @@ use super::frames::{CONTENT, Frames, Page};
 use core::ops::Range;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::vec::Vec;
 use userptr::Error;
 
 /// What a process may do with a mapping.

@@ -1,13 +1,13 @@
 //! An address space, the card and the threads behind them, and what the tests do with them.
 
 use crate::edu::{Edu, LAST_ADDRESS, MOST_BYTES, Way};
-use crate::address_space;
+use crate::memory;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use userptr_linux::{Linux, Options};
 use userptr::platforms::std::{Std, Workers};
-use userptr_linux::vfio::{IovaRange, Setup, Span, Type1, Vfio};
 use userptr::{Client, Context, Error, Lease, Queues, Ref, UserPtr, UserPtrRef};
+use userptr_linux::vfio::{IovaRange, Setup, Span, Type1, Vfio};
+use userptr_linux::{Linux, Options};
 use vfio_ioctls::VfioContainer;
 
 pub type Card = Vfio<Arc<Edu>, Type1<Arc<VfioContainer>>>;

@@ -6,7 +6,7 @@ mod work;
 
 /// One broken line.
 #[allow(dead_code, reason = "the models read the names only")]
-pub struct Control {
+pub struct Mutant {
     /// What is broken.
     pub name: &'static str,
     /// Where.
@@ -17,7 +17,7 @@ pub struct Control {
     pub model: &'static str,
 }
 
-/// Every control.
-pub fn controls() -> impl Iterator<Item = &'static Control> {
+/// Every mutant.
+pub fn mutants() -> impl Iterator<Item = &'static Mutant> {
     [work::CONTROLS, notifier::CONTROLS, object::CONTROLS].into_iter().flatten()
 }

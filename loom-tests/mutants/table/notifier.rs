@@ -1,6 +1,6 @@
 //! The notifier: starts, attaches, cancels, leases, windows, the summary.
 
-use super::Control;
+use super::Mutant as Control;
 
 const START: &str = "src/notifier/start.rs";
 const ACQUIRE: &str = "src/notifier/acquire.rs";

@@ -1,6 +1,6 @@
 //! The object, its workers, and the records of address spaces.
 
-use super::Control;
+use super::Mutant as Control;
 
 const INSTALL: &str = "src/userptr/acquire.rs";
 const WORKER: &str = "src/userptr/worker.rs";

@@ -1,6 +1,6 @@
 //! References, work items and the software queue.
 
-use super::Control;
+use super::Mutant as Control;
 
 const COUNT: &str = "src/refcount/count.rs";
 const ITEM: &str = "src/work/item.rs";

@@ -30,7 +30,6 @@ use crate::{Facility, Linux, Owner, Refusal};
 use core::fmt;
 use core::time::Duration;
 use ring::Shared;
-use std::string::String;
 use std::sync::{Arc, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use table::{Phase, Table};
@@ -38,8 +37,6 @@ use userptr::Error;
 use userptr::device::{Device, Limits, Prepare};
 use userptr::notifier::Outcome;
 use userptr::pages::SgLimits;
-
-extern crate std;
 
 /// The largest fixed buffer, in bytes.
 pub const MOST_BYTES: usize = 1 << 30;

@@ -3,7 +3,6 @@
 use super::Direction;
 use crate::Refusal;
 use std::os::fd::RawFd;
-use std::vec::Vec;
 
 /// Where a slot of the buffer table stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

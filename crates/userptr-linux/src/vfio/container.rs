@@ -5,7 +5,6 @@ use crate::{Refusal, errno};
 use core::ffi::c_ulong;
 use core::fmt;
 use std::os::fd::AsRawFd;
-use std::vec::Vec;
 use vfio_bindings::bindings::vfio;
 
 /// Addresses of a device: where a mapping lies for it.

@@ -3,7 +3,6 @@
 use super::iova::IovaRange;
 use crate::Refusal;
 use core::fmt;
-use std::vec::Vec;
 use vfio_bindings::bindings::vfio;
 
 /// The flags and the offset of the first capability, in bytes.

@@ -1,7 +1,6 @@
 //! Which addresses of a container are free.
 
 use crate::Refusal;
-use std::vec::Vec;
 
 /// Addresses as a device sees them (IOVA), in bytes, **inclusive** at both ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

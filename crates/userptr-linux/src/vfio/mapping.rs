@@ -5,7 +5,6 @@ use super::iova::Iovas;
 use crate::{Owner, Refusal};
 use core::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::vec::Vec;
 
 /// Why a span is kept from being given again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

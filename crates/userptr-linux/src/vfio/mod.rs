@@ -91,8 +91,6 @@ use userptr::device::{Device, Limits, Prepare};
 use userptr::notifier::Outcome;
 use userptr::pages::SgLimits;
 
-extern crate std;
-
 /// How a driver stops its hardware.
 ///
 /// All calls are *reclaim class*: they allocate nothing, and take no lock that is held across an allocation or a fault; a cancel may run

@@ -7,9 +7,6 @@
 
 use core::cell::RefCell;
 use std::fmt::Write;
-use std::string::String;
-use std::thread_local;
-use std::vec::Vec;
 use userptr::platform::LockClass;
 
 /// The host's address-space lock (`mmap_lock`).
@@ -54,7 +51,7 @@ pub fn acquire(class: LockClass, kind: Kind, address: usize) {
         might_sleep(class.name);
     }
     if let Some(over) = find(|h| h.class.rank >= class.rank) {
-        broken(&std::format!("{} is taken while {} is held: out of order", class.name, over.class.name));
+        broken(&format!("{} is taken while {} is held: out of order", class.name, over.class.name));
     }
     HELD.with_borrow_mut(|held| held.push(Held { class, kind, address }));
 }
@@ -79,7 +76,7 @@ pub fn release(address: usize) {
 /// If it holds a spinlock or is in a [`NON_BLOCK`] section.
 pub fn might_sleep(what: &str) {
     if let Some(h) = find(|h| matches!(h.kind, Kind::Spin | Kind::NonBlock)) {
-        broken(&std::format!("{what} may sleep while {} is held", h.class.name));
+        broken(&format!("{what} may sleep while {} is held", h.class.name));
     }
 }
 
@@ -90,7 +87,7 @@ pub fn might_sleep(what: &str) {
 pub fn might_alloc() {
     let section = |h: &Held| matches!(h.kind, Kind::Section | Kind::NonBlock);
     if let Some(h) = find(|h| h.class.rank >= LockClass::REGISTRY.rank || section(h)) {
-        broken(&std::format!("an allocation while {} is held: reclaim could start here", h.class.name));
+        broken(&format!("an allocation while {} is held: reclaim could start here", h.class.name));
     }
 }
 
@@ -100,7 +97,7 @@ pub fn might_alloc() {
 /// If this thread holds a lock that an invalidation takes (rule 27).
 pub fn call_out(what: &str) {
     if let Some(h) = find(|h| h.class.rank >= LockClass::REGISTRY.rank) {
-        broken(&std::format!("{what} is called while {} is held", h.class.name));
+        broken(&format!("{what} is called while {} is held", h.class.name));
     }
 }
 
@@ -110,7 +107,7 @@ pub fn call_out(what: &str) {
 /// If something is.
 pub fn nothing_held(what: &str) {
     if let Some(h) = find(|_| true) {
-        broken(&std::format!("{what} while {} is held", h.class.name));
+        broken(&format!("{what} while {} is held", h.class.name));
     }
 }
 

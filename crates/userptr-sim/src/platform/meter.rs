@@ -5,9 +5,7 @@ use core::cell::{Cell, RefCell};
 use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
-use std::boxed::Box;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread_local;
 
 type Hook = Arc<dyn Fn() + Send + Sync>;
 

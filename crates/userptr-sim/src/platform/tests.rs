@@ -2,7 +2,6 @@ use super::lockdep::{self, Kind};
 use super::{Meter, Sim};
 use core::alloc::Layout;
 use core::time::Duration;
-use std::boxed::Box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use userptr::platform::{LockClass, Mutex, Platform, SpinLock, WaitQueue};

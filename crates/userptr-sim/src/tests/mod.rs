@@ -5,9 +5,7 @@ mod memory;
 mod notify;
 
 use super::*;
-use std::boxed::Box;
 use std::sync::{Arc, Mutex};
-use std::vec::Vec;
 use userptr::AddrRange;
 
 fn range(address: usize, len: usize) -> AddrRange {

@@ -3,11 +3,11 @@
 use super::case;
 use crate::Case;
 use crate::edu::MOST_BYTES;
-use crate::address_space;
+use crate::memory;
 use crate::setting::{PAGE, SETUP, Setting, lease, span, try_lease};
-use userptr_linux::{Options, Refusal};
-use userptr_linux::vfio::{IovaRange, Setup};
 use userptr::{Error, UserPtr};
+use userptr_linux::vfio::{IovaRange, Setup};
+use userptr_linux::{Options, Refusal};
 
 pub fn cases() -> Vec<Case> {
     vec![

@@ -3,7 +3,7 @@
 use super::case;
 use crate::Case;
 use crate::edu::{MOST_BYTES, Way};
-use crate::address_space;
+use crate::memory;
 use crate::setting::{PAGE, Setting, lease, span};
 use userptr::{Error, UserPtr};
 

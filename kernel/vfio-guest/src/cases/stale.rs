@@ -4,7 +4,7 @@
 use super::case;
 use crate::Case;
 use crate::edu::{MOST_BYTES, Way};
-use crate::address_space;
+use crate::memory;
 use crate::setting::{PAGE, Setting, lease, span};
 
 const ATTEMPTS: u64 = 3;
