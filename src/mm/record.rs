@@ -58,9 +58,10 @@ unsafe impl<S: AddressSpace> HasWork<S::Platform> for MmRecord<S> {
         if let Some(bound) = bound {
             // Unregister, wait for callbacks, drain, free: in this order (rule 13). Every cancel holds its object, whose hold
             // on this record is gone, so the flush has nothing to wait for but the tails of work functions.
-            this.space.unregister(bound.registration);
-            if let Some(cancels) = &this.registry.cancels {
-                cancels.flush();
+            // SAFETY: every object of this record holds it, so there is none any more.
+            unsafe { this.space.unregister(bound.registration) };
+            if let Some(revokes) = &this.registry.revokes {
+                revokes.flush();
             }
             drop(bound.notifier);
         }
@@ -80,7 +81,7 @@ impl<S: AddressSpace> MmRecord<S> {
             bound: <<S::Platform as Platform>::Cell<_> as Cell<_>>::new(None),
             free: Work::blank(),
         };
-        Ref::try_new(this).map_err(|(_, e)| e)
+        Ok(Ref::try_new(this)?)
     }
 
     /// The hold on the address space.
@@ -127,7 +128,7 @@ impl<S: AddressSpace> MmRecord<S> {
     /// The notifier, made and registered on first use (rule 12).
     ///
     /// # Errors
-    /// [`Error::NoDevice`] if the host cannot notify, [`Error::NoMemory`], and what
+    /// [`Error::NoNotifications`] if the address space cannot notify, [`Error::NoMemory`], and what
     /// [`AddressSpace::register`] gives. Nothing stays behind, and a retry can work.
     ///
     /// Source: `i915_mmu_notifier_find`.
@@ -136,14 +137,15 @@ impl<S: AddressSpace> MmRecord<S> {
             return Ok(&bound.notifier);
         }
         if !self.space.notifies() {
-            return Err(Error::NoDevice);
+            return Err(Error::NoNotifications);
         }
         // Outside every lock: this allocates, and the host takes its own locks.
-        let notifier = Ref::try_new(Notifier::blank(self.registry.cancels.clone())).map_err(|(_, e)| e)?;
+        let notifier = Notifier::try_new(self.registry.revokes.clone())?;
         let registration = self.space.register(notifier.clone())?;
         if let Some(lost) = self.publish(Bound { notifier, registration }) {
             // Nothing can be attached to it: nobody else ever saw it.
-            self.space.unregister(lost.registration);
+            // SAFETY: it was made a moment ago for a notifier that nobody else has.
+            unsafe { self.space.unregister(lost.registration) };
         }
         self.bound().map(|b| &b.notifier).ok_or(Error::NoDevice)
     }
@@ -208,7 +210,7 @@ impl<S: AddressSpace> Drop for MmRef<S> {
         };
         guard.with(|buckets| buckets.unlink(&last));
         drop(guard);
-        if let Err(refused) = enqueue::<_, S::Platform, 0>(&registry.frees, last.revive()) {
+        if let Err(refused) = enqueue::<_, S::Platform, 0>(&registry.releases, last.revive()) {
             // The free queue was shut down before the last record was given back, against `Context`'s contract. Freeing here
             // could wait for the callback that we are in; leak it instead.
             debug_assert!(false, "a record outlived its free queue");

@@ -53,4 +53,12 @@ pub unsafe trait RawQueue<W>: Send + Sync {
     fn flush(&self);
     /// Waits until nothing is queued or running.
     fn drain(&self);
+    /// Returns whether both are handles of one queue.
+    #[must_use]
+    fn is_same(&self, other: &Self) -> bool;
+    /// Returns whether the queue refuses every further item.
+    #[must_use]
+    fn is_shut_down(&self) -> bool {
+        false
+    }
 }

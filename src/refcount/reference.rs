@@ -1,7 +1,7 @@
 //! Counted references to objects that lie in place.
 
 use super::Refcount;
-use crate::error::Error;
+use crate::error::{Error, Rejected};
 use crate::platform::{Cell, Lock, MutexGuard, Platform, RawLock};
 use core::alloc::Layout;
 use core::fmt;
@@ -39,9 +39,12 @@ pub unsafe trait Object<P: Platform>: Send + Sync + 'static {
     /// Called once, at the final address, before the object is shared.
     unsafe fn settle(&self) {}
 
-    /// Called by the last put, through a shared reference: the place to unlink the object from whatever still finds it.
-    /// Not `Drop`: an exclusive reference to a linked object is undefined behaviour.
-    fn last_put(&self) -> Fate {
+    /// Unlinks the object from whatever still finds it; called by the last put, through a shared reference. Not `Drop`:
+    /// an exclusive reference to a linked object is undefined behaviour.
+    ///
+    /// # Safety
+    /// Called by [`Ref`]'s last put only: the count is zero, and the caller owns the object alone.
+    unsafe fn last_put(&self) -> Fate {
         Fate::Free
     }
 }
@@ -81,7 +84,7 @@ impl<T: ?Sized + Object<P>, P: Platform> Inner<T, P> {
 /// // SAFETY: there is nothing to settle and nothing points to a `Frame`.
 /// unsafe impl Object<Std> for Frame {}
 ///
-/// let a = Ref::<Frame, Std>::try_new(Frame(7)).map_err(|(_, e)| e)?;
+/// let a = Ref::<Frame, Std>::try_new(Frame(7))?;
 /// let b = a.clone();
 /// drop(a);
 /// assert_eq!(b.0, 7);
@@ -102,8 +105,10 @@ impl<T: Object<P>, P: Platform> Ref<T, P> {
     ///
     /// # Errors
     /// [`Error::NoMemory`], with the value, if the platform has no memory.
-    pub fn try_new(value: T) -> Result<Self, (T, Error)> {
-        let Some(raw) = P::alloc(Layout::new::<Inner<T, P>>()) else { return Err((value, Error::NoMemory)) };
+    pub fn try_new(value: T) -> Result<Self, Rejected<T>> {
+        let Some(raw) = P::alloc(Layout::new::<Inner<T, P>>()) else {
+            return Err(Rejected { value, error: Error::NoMemory });
+        };
         let ptr = raw.cast::<Inner<T, P>>();
         let inner = Inner { count: Refcount::new(), alive: <P::Cell<()> as Cell<()>>::new(()), value };
         // SAFETY: `raw` is fresh, of the right layout, and nobody else knows it.
@@ -260,7 +265,8 @@ impl<T: ?Sized + Object<P>, P: Platform> Drop for Last<T, P> {
     fn drop(&mut self) {
         // A loop, not another drop inside this one: a release inside an invalidation takes a stack that is known.
         loop {
-            match self.last_put() {
+            // SAFETY: the count is zero and this `Last` is the object's only owner (invariant).
+            match unsafe { self.last_put() } {
                 Fate::Free => break,
                 Fate::Keep => {
                     // Not given back inside `last_put`: the object must not go while a reference to it is an argument of a

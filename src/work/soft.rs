@@ -1,5 +1,6 @@
 //! A work queue in software, generic over the platform: an intrusive list, any number of workers, no allocation to enqueue.
 
+use crate::error::Error;
 use crate::platform::{
     AtomicUsize, Cell, Load, LockClass, Platform, RawQueue, RawWork, Rmw, SpinLock, WaitQueue,
 };
@@ -110,9 +111,9 @@ unsafe impl<P: Platform> Send for State<P> {}
 /// Source: `struct workqueue_struct`, `alloc_workqueue`, `flush_workqueue`, `destroy_workqueue`.
 ///
 /// ```
-/// use userptr::{RawQueue, Ref, SoftQueue, platforms::std::Std};
+/// use userptr::{RawQueue, SoftQueue, platforms::std::Std};
 ///
-/// let queue = Ref::<SoftQueue<Std>, Std>::try_new(SoftQueue::blank()).map_err(|(_, e)| e)?;
+/// let queue = SoftQueue::<Std>::try_new()?;
 /// let worker = { let queue = queue.clone(); std::thread::spawn(move || queue.work()) };
 /// // ... enqueue; see `Work` ...
 /// queue.flush();
@@ -140,7 +141,7 @@ unsafe impl<P: Platform> Object<P> for SoftQueue<P> {
         }
     }
 
-    fn last_put(&self) -> Fate {
+    unsafe fn last_put(&self) -> Fate {
         // Nobody can enqueue any more. What was queued owns counts of its objects, not of the queue: dropping the queue
         // with work in it would lose them, so a host shuts it down first.
         debug_assert!(
@@ -151,23 +152,20 @@ unsafe impl<P: Platform> Object<P> for SoftQueue<P> {
     }
 }
 
-impl<P: Platform> Default for SoftQueue<P> {
-    fn default() -> Self {
-        Self::blank()
-    }
-}
-
 impl<P: Platform> SoftQueue<P> {
-    /// An inert queue, for [`Ref::try_new`].
-    #[must_use]
-    pub fn blank() -> Self {
+    /// Makes a queue without threads.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`].
+    pub fn try_new() -> Result<Ref<Self, P>, Error> {
         let state =
             State { head: ptr::null(), tail: ptr::null(), running: ptr::null(), turn: 0, shut: false };
-        Self {
+        let this = Self {
             state: SpinLock::<P, _>::blank(LockClass::QUEUE, state),
             idle: WaitQueue::blank(),
             done: WaitQueue::blank(),
-        }
+        };
+        Ok(Ref::try_new(this)?)
     }
 
     /// Runs items as they come, until [`shut_down`](Self::shut_down) was called and nothing is left. Call it from each worker thread.
@@ -439,6 +437,14 @@ unsafe impl<P: Platform> RawQueue<SoftWork<P>> for Ref<SoftQueue<P>, P> {
 
     fn drain(&self) {
         self.wait(|s| s.head.is_null() && s.running.is_null());
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        Ref::ptr_eq(self, other)
+    }
+
+    fn is_shut_down(&self) -> bool {
+        self.with(|s| s.shut)
     }
 }
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use userptr::platform::{AtomicUsize as _, Load, LockClass, Platform, SpinLock, Store, WaitQueue};
 use userptr::{
-    AddrRange, AddressSpace, Blockable, Buffer, Caller, Context, Device, Error, Limits, MmRegistry, Notifier,
-    Outcome, Prepare, Queues, RawQueue, Ref, SgLimits, Usage, UserPtr, UserPtrRef, Users,
+    AddrRange, AddressSpace, Blockable, Buffer, Context, Current, Device, Error, Limits, MmRegistry,
+    Notifier, Outcome, Prepare, Queues, RawQueue, Ref, SgLimits, Usage, UserPtr, Users,
 };
 
-pub type Object<P> = UserPtrRef<Engine<P>>;
+pub type Object<P> = UserPtr<Engine<P>>;
 
 /// What an address space is: one page-table generation, who is told of changes, and the changes under way.
 pub struct Memory<P: Platform> {
@@ -21,7 +21,7 @@ pub struct Memory<P: Platform> {
     told: SpinLock<P, Told<P>>,
     /// `unregister` waits here for callbacks.
     quiet: WaitQueue<P::Wait>,
-    caller: Caller,
+    caller: Current,
     /// So many pins fail for want of memory. No step of a model, like what follows.
     refusals: AtomicUsize,
     /// Holds on the record, mappings of the device: bookkeeping, no steps of a model.
@@ -36,7 +36,7 @@ struct Told<P: Platform> {
 }
 
 impl<P: Platform> Memory<P> {
-    fn new(caller: Caller) -> Arc<Self> {
+    fn new(caller: Current) -> Arc<Self> {
         let told = Told { registered: Vec::new(), windows: Vec::new(), callbacks: 0 };
         let this = Arc::new(Self {
             world: World::new(),
@@ -78,11 +78,11 @@ impl<P: Platform> Memory<P> {
     /// Changes the mapping of a range: start, change, end.
     pub fn change(&self, range: AddrRange) {
         let start = |home: &Home<P>| {
-            assert_eq!(home.invalidate_start(range, Blockable::Yes).unwrap(), Outcome::Idle);
+            assert_eq!(home.invalidate_and_wait(range, Blockable::Yes).unwrap(), Outcome::Idle);
         };
         self.call(|told| told.windows.push(range), start);
         self.world.zap();
-        self.call(|told| told.windows.retain(|open| *open != range), |home| home.invalidate_end(range));
+        self.call(|told| told.windows.retain(|open| *open != range), |home| home.end(range));
     }
 
     /// The last user goes: nothing can be pinned, then everyone is told.
@@ -147,7 +147,7 @@ impl<P: Platform> AddressSpace for Space<P> {
     fn users(&self) -> Option<InUse<P>> {
         (self.0.users.load(Load::Acquire) != 0).then(|| InUse(self.0.clone()))
     }
-    fn caller(&self) -> Caller {
+    fn current(&self) -> Current {
         self.0.caller
     }
     fn page_shift(&self) -> u32 {
@@ -179,7 +179,7 @@ impl<P: Platform> AddressSpace for Space<P> {
     fn pin_fast(&self, range: AddrRange, write: bool, out: &mut Buffer<usize, P>) -> Result<(), Error> {
         InUse(self.0.clone()).pin(range, write, out)
     }
-    fn unpin(&self, pages: &[usize], _: Usage) {
+    unsafe fn unpin(&self, pages: &[usize], _: Usage) {
         pages.iter().for_each(|_| self.0.world.unpin());
     }
     fn frame(&self, page: usize) -> usize {
@@ -234,20 +234,20 @@ pub struct Machine<P: Stage> {
 }
 
 impl<P: Stage> Machine<P> {
-    pub fn new(caller: Caller, workers: usize, queued: bool) -> Self {
+    pub fn new(caller: Current, workers: usize, queued: bool) -> Self {
         let memory = Memory::new(caller);
         let (pins, frees) = (queue::<P>(), queue::<P>());
         let cancels = queued.then(queue::<P>);
         let engine = Engine { memory: memory.clone(), workers, _host: PhantomData };
         let queues = Queues { pins: pins.clone(), cancels: cancels.clone(), frees: frees.clone() };
-        let context = Context::try_new(engine, queues).map_err(|(_, e)| e).unwrap();
+        let context = Context::try_new(engine, queues).unwrap();
         Self { memory, pins, cancels, frees, context }
     }
 
     /// An object of one page at `page`.
     pub fn object(&self, page: usize, flags: userptr::Flags) -> Object<P> {
         let space = Space::of(&self.memory);
-        Context::create(&self.context, &space, page * 4096, 4096, flags.bits()).unwrap()
+        self.context.register_raw(&space, page * 4096, 4096, flags.bits()).unwrap()
     }
 
     pub fn record(&self) -> userptr::MmRef<Space<P>> {
@@ -269,7 +269,7 @@ impl<P: Stage> Machine<P> {
 
 /// Uses the pages, if they can be had now: they must be what the page table says.
 pub fn touch<P: Stage>(machine: &Machine<P>, object: &Object<P>) -> Result<(), Error> {
-    let lease = UserPtr::try_acquire(object)?;
+    let lease = object.try_acquire()?;
     let world = &machine.memory.world;
     lease.with(|mapped| mapped.pages.iter().for_each(|page| assert_eq!(*page, world.walk(), "stale pages")));
     Ok(())

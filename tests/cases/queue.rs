@@ -50,7 +50,7 @@ pub fn job<P: Stage>() -> Ref<Job<P>, P> {
 fn flagged<P: Stage>(flag: Option<P::Usize>) -> Ref<Job<P>, P> {
     let (data, runs) = (<P::Cell<_> as Cell<_>>::new(0), AtomicUsize::new(0));
     let job = Job { work: Work::blank(), data, runs, flag, saw: AtomicUsize::new(0) };
-    Ref::try_new(job).map_err(|(_, e)| e).unwrap()
+    Ref::try_new(job).unwrap()
 }
 
 pub fn worker<P: Stage>(queue: &Queue<P>) -> P::Join {

@@ -13,7 +13,7 @@ unsafe impl<P: Platform> Send for Data<P> {}
 unsafe impl<P: Platform> Sync for Data<P> {}
 // SAFETY: nothing to settle, nothing points to it.
 unsafe impl<P: Platform> Object<P> for Data<P> {
-    fn last_put(&self) -> Fate {
+    unsafe fn last_put(&self) -> Fate {
         // Everything that any holder did happens before the release.
         self.0.with_mut(|_| ());
         Fate::Free
@@ -22,7 +22,7 @@ unsafe impl<P: Platform> Object<P> for Data<P> {
 
 /// Bare drops, with no lock to hide a missing ordering.
 pub fn two_drops<P: Stage>() {
-    let a: Ref<Data<P>, P> = Ref::try_new(Data(<P::Cell<_> as Cell<_>>::new(7))).map_err(|(_, e)| e).unwrap();
+    let a: Ref<Data<P>, P> = Ref::try_new(Data(<P::Cell<_> as Cell<_>>::new(7))).unwrap();
     let b = a.clone();
     let t = P::spawn(move || {
         b.0.with(|_| ());

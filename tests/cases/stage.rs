@@ -5,7 +5,7 @@ use core::borrow::Borrow;
 use core::time::Duration;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use userptr::notifier::{Attachment, Hold, Refused, Subscriber};
+use userptr::notifier::{AttachError, Attachment, LeaseGuard, Subscriber};
 use userptr::platform::{AtomicUsize as _, Cell, Load, Platform, Rmw, Store};
 use userptr::{AddrRange, Blockable, Fate, Notifier, Object, Outcome, Ref, SoftQueue};
 
@@ -66,16 +66,16 @@ impl<P: Platform> World<P> {
 }
 
 pub fn notifier<P: Platform>() -> Home<P> {
-    Ref::try_new(Notifier::blank(None)).map_err(|(_, e)| e).unwrap()
+    Notifier::try_new(None).unwrap()
 }
 
 pub fn queue<P: Stage>() -> Queue<P> {
-    Ref::try_new(SoftQueue::blank()).map_err(|(_, e)| e).unwrap()
+    SoftQueue::try_new().unwrap()
 }
 
 /// A notifier whose cancels run on a queue.
 pub fn queued_notifier<P: Stage>(queue: &Queue<P>) -> Home<P> {
-    Ref::try_new(Notifier::blank(Some(queue.clone()))).map_err(|(_, e)| e).unwrap()
+    Ref::try_new(Notifier::blank(Some(queue.clone()))).unwrap()
 }
 
 /// An object of the protocol and nothing more: its "pages" are the generation that it pinned.
@@ -98,7 +98,7 @@ unsafe impl<P: Platform> Object<P> for Probe<P> {
         // SAFETY: handed on.
         unsafe { self.attachment.settle() }
     }
-    fn last_put(&self) -> Fate {
+    unsafe fn last_put(&self) -> Fate {
         // SAFETY: called by the last put.
         unsafe { Notifier::detach(self) }
     }
@@ -109,16 +109,16 @@ unsafe impl<P: Platform> Subscriber<P> for Probe<P> {
     fn attachment(&self) -> &Attachment<P> {
         &self.attachment
     }
-    fn home(&self) -> &Notifier<P> {
+    fn notifier(&self) -> &Notifier<P> {
         &self.home
     }
     fn deadline(&self) -> Option<Duration> {
         self.deadline
     }
-    fn stop(&self) {
+    unsafe fn stop(&self) {
         self.installed.with(|_| ());
     }
-    fn cancel(&self, _: Option<Duration>) -> Outcome {
+    unsafe fn release(&self, _: Option<Duration>) -> Outcome {
         if self.world.stuck.load(Load::Acquire) != 0 {
             return Outcome::TimedOut;
         }
@@ -148,7 +148,7 @@ impl<P: Platform> Probe<P> {
             installed: <P::Cell<_> as Cell<_>>::new(None),
             deadline,
         };
-        Ref::try_new(this).map_err(|(_, e)| e).unwrap()
+        Ref::try_new(this).unwrap()
     }
 
     /// Attach, pin, commit. `false`: refused or superseded.
@@ -166,7 +166,7 @@ impl<P: Platform> Probe<P> {
                 }
                 committed
             }
-            Err(Refused::Ready) => true,
+            Err(AttachError::Ready) => true,
             Err(_) => false,
         }
     }
@@ -178,7 +178,7 @@ impl<P: Platform> Probe<P> {
         true
     }
 
-    pub fn check<R: Borrow<ProbeRef<P>>>(hold: &Hold<Self, P, R>) {
+    pub fn check<R: Borrow<ProbeRef<P>>>(hold: &LeaseGuard<Self, P, R>) {
         let this = hold.object();
         // SAFETY: under a lease: the checker looks.
         let seen = this.installed.with(|i| unsafe { *i });
@@ -194,18 +194,18 @@ impl<P: Platform> Probe<P> {
 
 /// start, change of the mapping, end.
 pub fn start_zap_end<P: Platform>(home: &Home<P>, world: &World<P>, range: AddrRange) {
-    assert_eq!(home.invalidate_start(range, Blockable::Yes).unwrap(), Outcome::Idle);
+    assert_eq!(home.invalidate_and_wait(range, Blockable::Yes).unwrap(), Outcome::Idle);
     world.zap();
-    home.invalidate_end(range);
+    home.end(range);
 }
 
 /// The same, with the promise checked in between.
 pub fn invalidate<P: Platform>(home: &Home<P>, world: &World<P>, range: AddrRange, probe: &ProbeRef<P>) {
-    assert_eq!(home.invalidate_start(range, Blockable::Yes).unwrap(), Outcome::Idle);
+    assert_eq!(home.invalidate_and_wait(range, Blockable::Yes).unwrap(), Outcome::Idle);
     // Nobody attaches before the end, so this may look without a lock.
     probe.assert_released();
     world.zap();
-    home.invalidate_end(range);
+    home.end(range);
 }
 
 /// At the end: nothing attached, nothing open, nothing pinned.

@@ -26,9 +26,12 @@
     reason = "a test: it runs on the standard library, and stops where something is wrong"
 )]
 
+mod bare;
 mod corners;
 mod deadlines;
 mod endings;
+#[path = "../cases/ext.rs"]
+mod ext;
 mod holders;
 mod inputs;
 mod lifetime;

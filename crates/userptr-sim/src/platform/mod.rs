@@ -16,7 +16,7 @@ use userptr::platform::{LockClass, Platform, RawLock, RawWait};
 use userptr::platforms::native::{NativeCell, NativeUsize};
 use userptr::platforms::std::{StdLock, StdWait};
 use userptr::refcount::Ref;
-use userptr::work::{SoftQueue, SoftWork};
+use userptr::work::{SharedQueue, SoftWork};
 
 /// The host [`Std`](userptr::platforms::std::Std) with its locks, waits and allocations checked.
 #[derive(Debug)]
@@ -30,10 +30,14 @@ unsafe impl Platform for Sim {
     type Mutex = CheckedLock<true>;
     type Wait = CheckedWait;
     type Work = SoftWork<Self>;
-    type Queue = Ref<SoftQueue<Self>, Self>;
+    type Queue = Ref<SharedQueue<Self>, Self>;
 
     fn fence() {
         userptr::platforms::std::Std::fence();
+    }
+
+    fn now() -> Duration {
+        userptr::platforms::std::Std::now()
     }
 
     fn note_lease(object: usize, taken: bool) {
