@@ -211,7 +211,7 @@ fn s33_the_worker_limit_leaves_nothing_attached<P: Host>() {
     let none = Setup::default().limits(|l| l.max_workers = 0).limits;
     let queue = || SharedQueue::<P>::try_new().unwrap();
     let refused =
-        Context::builder(Device::with_limits(&machine, none)).pin_queue(queue()).release_queue(queue());
+        Context::builder(Device::<P>::with_limits(&machine, none)).pin_queue(queue()).release_queue(queue());
     assert_eq!(refused.build().unwrap_err().error, Error::Invalid);
 }
 
