@@ -1,6 +1,6 @@
 //! The models: the shared bodies (`tests/bodies`) on loom.
 
-use crate::bodies::{Stage, cancel, notifier, object, queue, records, refcount};
+use crate::bodies::{Stage, cancel, notifier, object, queue, records, refcount, windows};
 use crate::harness::{Model, bounded, full};
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -90,6 +90,9 @@ pub const ALL: &[Model] = &[
     full("s36_attached_and_cancel_pending", 2, cancel::attached_and_pending::<Loom>),
     bounded("s39_last_put_in_queued_cancel", 2, 4, cancel::last_put_in_queued_cancel::<Loom>),
     full("s51_shut_down_against_start", 2, cancel::shut_down_against_start::<Loom>),
+    full("s160_attach_beside_a_window_above", 2, windows::attach_beside_a_window_above::<Loom>),
+    full("s160_attach_beside_a_window_below", 2, windows::attach_beside_a_window_below::<Loom>),
+    full("s161_two_ends_and_a_third_window", 2, windows::two_ends_and_a_third_window::<TwoSlots>),
     full("s17_acquire_against_invalidate", 2, object::acquire_against_invalidate::<Loom>),
     full("s81_register_during_window", 2, object::register_during_window::<Loom>),
     full("s29_cancel_while_a_worker_pins", 2, object::cancel_while_a_worker_pins::<Loom>),

@@ -22,6 +22,7 @@
 #[path = "../tests/bodies/mod.rs"]
 mod bodies;
 mod outcomes;
+mod stale;
 
 use bodies::Stage;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -66,6 +67,7 @@ on_threads! {
         partly_overlapping,
         old_ticket, lease_past_deadline, exit_against_acquire, non_blockable, equal_windows,
         evict_with_two_windows, start_over_two_owners, stray_end, retry_against_start, kept_release_against_retry;
+    windows: attach_beside_a_window_above, attach_beside_a_window_below, two_ends_and_a_third_window;
     cancel: reacquired_while_cancel_runs, attached_and_pending, last_put_in_queued_cancel, shut_down_against_start;
     object: acquire_against_invalidate, register_during_window, cancel_while_a_worker_pins, superseded_worker,
         exit_against_worker, worker_limit, report_against_acquire, last_reference_in_worker, export_against_acquire, two_exports;

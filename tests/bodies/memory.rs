@@ -87,7 +87,7 @@ impl<P: Platform> Memory<P> {
 
     /// The last user goes: nothing can be pinned, then everyone is told.
     pub fn exit(&self) {
-        self.users.store(0, Store::Release);
+        self.users.store(0, Store::Relaxed);
         self.call(|_| (), |home| assert_eq!(home.exit(), Outcome::Idle));
         self.world.zap();
     }
@@ -145,7 +145,7 @@ impl<P: Platform> AddressSpace for Space<P> {
         Self::of(&self.0)
     }
     fn users(&self) -> Option<InUse<P>> {
-        (self.0.users.load(Load::Acquire) != 0).then(|| InUse(self.0.clone()))
+        (self.0.users.load(Load::Relaxed) != 0).then(|| InUse(self.0.clone()))
     }
     fn caller(&self) -> Caller {
         self.0.caller
@@ -198,7 +198,7 @@ impl<P: Platform> Users for InUse<P> {
     }
 }
 
-/// A device that does nothing, at once.
+/// A device that uses the pages until it is idle, which it is at once.
 pub struct Engine<P: Platform> {
     memory: Arc<Memory<P>>,
     workers: usize,
@@ -207,19 +207,22 @@ pub struct Engine<P: Platform> {
 
 impl<P: Platform> Device for Engine<P> {
     type Space = Space<P>;
-    type Map = ();
+    /// The generation that it maps.
+    type Map = usize;
 
     fn limits(&self) -> Limits {
         Limits { deadline: None, workers: self.workers, sg: SgLimits::NONE, ..Limits::default() }
     }
-    fn prepare(&self, _: Prepare<'_, Space<P>>) -> Result<(), Error> {
+    fn prepare(&self, what: Prepare<'_, Space<P>>) -> Result<usize, Error> {
         self.memory.maps.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        Ok(what.pages[0])
     }
-    fn wait_idle(&self, (): &(), _: Option<core::time::Duration>) -> Outcome {
+    /// Asked about what was committed: the last that the device does to it.
+    fn wait_idle(&self, map: &usize, _: Option<core::time::Duration>) -> Outcome {
+        self.memory.world.use_frame(*map);
         Outcome::Idle
     }
-    fn unmap(&self, (): ()) {
+    fn unmap(&self, _: usize) {
         assert_ne!(self.memory.maps.fetch_sub(1, Ordering::Relaxed), 0, "unmapped twice");
     }
 }
@@ -271,7 +274,7 @@ impl<P: Stage> Machine<P> {
 pub fn touch<P: Stage>(machine: &Machine<P>, object: &Object<P>) -> Result<(), Error> {
     let lease = UserPtr::try_acquire(object)?;
     let world = &machine.memory.world;
-    lease.with(|mapped| mapped.pages.iter().for_each(|page| assert_eq!(*page, world.walk(), "stale pages")));
+    lease.with(|mapped| mapped.pages.iter().for_each(|page| world.use_frame(*page)));
     Ok(())
 }
 

@@ -11,6 +11,7 @@ pub mod queue;
 pub mod records;
 pub mod refcount;
 pub mod stage;
+pub mod windows;
 
 use userptr::{Platform, Ref, SoftQueue, SoftWork};
 

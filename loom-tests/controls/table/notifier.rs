@@ -187,6 +187,48 @@ pub const CONTROLS: &[Control] = &[
         model: "s22_equal_windows_end_at_once",
     },
     Control {
+        name: "window_start_without_release",
+        file: WINDOWS,
+        edits: &[(
+            "slot.start.store(range.start(), Store::Release)",
+            "slot.start.store(range.start(), Store::Relaxed)",
+        )],
+        model: "s160_attach_beside_a_window_above",
+    },
+    Control {
+        name: "window_last_without_release",
+        file: WINDOWS,
+        edits: &[(
+            "slot.last.store(range.last(), Store::Release)",
+            "slot.last.store(range.last(), Store::Relaxed)",
+        )],
+        model: "s160_attach_beside_a_window_below",
+    },
+    Control {
+        name: "window_start_without_acquire",
+        file: WINDOWS,
+        edits: &[("self.start.load(Load::Acquire)", "self.start.load(Load::Relaxed)")],
+        model: "s161_two_ends_and_a_third_window",
+    },
+    Control {
+        name: "window_last_without_acquire",
+        file: WINDOWS,
+        edits: &[("self.last.load(Load::Acquire)", "self.last.load(Load::Relaxed)")],
+        model: "s161_two_ends_and_a_third_window",
+    },
+    Control {
+        name: "window_start_without_acquire_160",
+        file: WINDOWS,
+        edits: &[("self.start.load(Load::Acquire)", "self.start.load(Load::Relaxed)")],
+        model: "s160_attach_beside_a_window_above",
+    },
+    Control {
+        name: "window_last_without_acquire_160",
+        file: WINDOWS,
+        edits: &[("self.last.load(Load::Acquire)", "self.last.load(Load::Relaxed)")],
+        model: "s160_attach_beside_a_window_below",
+    },
+    Control {
         name: "summary_without_release",
         file: SUMMARY,
         edits: &[(

@@ -11,8 +11,23 @@ pub const CONTROLS: &[Control] = &[
     Control {
         name: "put_without_release",
         file: COUNT,
-        edits: &[("self.count.fetch_sub(1, Rmw::Release)", "self.count.fetch_sub(1, Rmw::Relaxed)")],
+        edits: &[("self.count.fetch_sub(1, Rmw::AcqRel)", "self.count.fetch_sub(1, Rmw::Acquire)")],
         model: "r1_two_drops_order_the_release",
+    },
+    Control {
+        name: "last_put_without_acquire",
+        file: COUNT,
+        edits: &[("self.count.fetch_sub(1, Rmw::AcqRel)", "self.count.fetch_sub(1, Rmw::Release)")],
+        model: "r1_two_drops_order_the_release",
+    },
+    Control {
+        name: "put_and_lock_without_release",
+        file: COUNT,
+        edits: &[(
+            "old.wrapping_sub(1), Rmw::Release, Load::Relaxed)",
+            "old.wrapping_sub(1), Rmw::Relaxed, Load::Relaxed)",
+        )],
+        model: "s46_put_and_lock_against_lookup",
     },
     Control {
         name: "kept_count_is_not_given_back",
