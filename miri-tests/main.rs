@@ -60,8 +60,8 @@ macro_rules! on_threads {
 on_threads! {
     refcount: two_drops, upgrade_against_last_put, put_and_lock_against_lookup;
     queue: flush_one_worker, flush_two_workers, flush_item_two_workers, queued_while_running, never_twice_at_once,
-        refused_is_seen,
-        cancel_against_run;
+        refused_is_seen, refused_enqueue_and_flush, refused_enqueue_and_cancel, shut_down_with_an_item_queued_again,
+        item_changes_queues, cancelled_item_changes_queues, cancel_against_run;
     notifier: start_against_attach, invalidate_against_acquire, two_invalidations, two_windows,
         last_put_against_invalidate, two_closes, evict_against_start, lease_refused, lease_elsewhere,
         partly_overlapping,

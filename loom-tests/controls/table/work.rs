@@ -77,8 +77,80 @@ pub const CONTROLS: &[Control] = &[
     Control {
         name: "pending_cleared_without_acquire",
         file: SOFT,
-        edits: &[("(*item).pending.swap(0, Rmw::AcqRel);", "(*item).pending.swap(0, Rmw::Relaxed);")],
-        model: "q5_refused_enqueue_is_seen",
+        edits: &[("(*item).pending.swap(0, Rmw::AcqRel);", "(*item).pending.swap(0, Rmw::Release);")],
+        model: "s164_item_changes_queues",
+    },
+    Control {
+        name: "pending_cleared_without_release",
+        file: SOFT,
+        edits: &[("(*item).pending.swap(0, Rmw::AcqRel);", "(*item).pending.swap(0, Rmw::Acquire);")],
+        model: "s164_item_changes_queues",
+    },
+    Control {
+        name: "enqueue_without_acquire",
+        file: SOFT,
+        edits: &[("work.pending.swap(1, Rmw::AcqRel)", "work.pending.swap(1, Rmw::Release)")],
+        model: "s164_item_changes_queues",
+    },
+    Control {
+        name: "enqueue_without_release",
+        file: SOFT,
+        edits: &[("work.pending.swap(1, Rmw::AcqRel)", "work.pending.swap(1, Rmw::Acquire)")],
+        model: "s164_item_changes_queues",
+    },
+    Control {
+        name: "cancel_without_acquire",
+        file: SOFT,
+        edits: &[("work.pending.swap(0, Rmw::AcqRel);", "work.pending.swap(0, Rmw::Release);")],
+        model: "s164_cancelled_item_changes_queues",
+    },
+    Control {
+        name: "cancel_without_release",
+        file: SOFT,
+        edits: &[("work.pending.swap(0, Rmw::AcqRel);", "work.pending.swap(0, Rmw::Acquire);")],
+        model: "s164_cancelled_item_changes_queues",
+    },
+    Control {
+        name: "refused_before_the_lock",
+        file: SOFT,
+        edits: &[
+            (
+                "        let taken = self.with(|s| {\n            // Under the lock",
+                "        if work.pending.swap(1, Rmw::AcqRel) != 0 {\n            return false;\n        }\n        let taken = self.with(|s| {\n            // Under the lock",
+            ),
+            ("if s.shut || work.pending.swap(1, Rmw::AcqRel) != 0 {", "if s.shut {"),
+        ],
+        model: "s162_refused_enqueue_and_flush",
+    },
+    Control {
+        name: "refused_before_the_lock_cancel",
+        file: SOFT,
+        edits: &[
+            (
+                "        let taken = self.with(|s| {\n            // Under the lock",
+                "        if work.pending.swap(1, Rmw::AcqRel) != 0 {\n            return false;\n        }\n        let taken = self.with(|s| {\n            // Under the lock",
+            ),
+            ("if s.shut || work.pending.swap(1, Rmw::AcqRel) != 0 {", "if s.shut {"),
+        ],
+        model: "s162_refused_enqueue_and_cancel",
+    },
+    Control {
+        name: "workers_turn_round_at_shut_down",
+        file: SOFT,
+        edits: &[("over || s.runnable().is_some()", "s.shut || s.runnable().is_some()")],
+        model: "s163_shut_down_with_an_item_queued_again",
+    },
+    Control {
+        name: "workers_wait_past_the_end",
+        file: SOFT,
+        edits: &[("over || s.runnable().is_some()", "s.runnable().is_some()")],
+        model: "s163_shut_down_with_an_item_queued_again",
+    },
+    Control {
+        name: "end_of_a_run_wakes_no_worker",
+        file: SOFT,
+        edits: &[("            self.queue.idle.wake_all();\n", "")],
+        model: "s163_shut_down_with_an_item_queued_again",
     },
     Control {
         name: "flush_waits_for_the_queue_only_q1",
