@@ -125,9 +125,10 @@ impl<P: Platform> LeaseWord<P> {
         self.word.store(CLOSED, Store::Relaxed);
     }
 
-    /// The number of leases at this moment, the initial one included.
+    /// The number of leases at this moment, without the initial one, which goes when the word is closed.
     pub(crate) fn count(&self) -> usize {
-        self.word.load(Load::Relaxed) & COUNT
+        let word = self.word.load(Load::Relaxed);
+        (word & COUNT).saturating_sub(usize::from(word & CLOSED == 0))
     }
 }
 
