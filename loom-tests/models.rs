@@ -1,6 +1,6 @@
 //! The models: the shared bodies (`tests/bodies`) on loom.
 
-use crate::bodies::{Stage, cancel, notifier, object, queue, records, refcount, windows};
+use crate::bodies::{Stage, cancel, holders, notifier, object, queue, records, refcount, waits, windows};
 use crate::harness::{Model, bounded, full};
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -102,6 +102,27 @@ pub const ALL: &[Model] = &[
     full("s51_shut_down_against_start", 2, cancel::shut_down_against_start::<Loom>),
     full("s160_attach_beside_a_window_above", 2, windows::attach_beside_a_window_above::<Loom>),
     full("s160_attach_beside_a_window_below", 2, windows::attach_beside_a_window_below::<Loom>),
+    bounded("s160_attach_beside_a_strangers_window", 3, 3, windows::attach_beside_a_strangers_window::<Loom>),
+    full("s169_end_beside_a_start_in_an_old_slot", 2, windows::end_beside_a_start_in_an_old_slot::<TwoSlots>),
+    full("s170_wait_for_an_end", 2, waits::wait_for_an_end::<Loom>),
+    full("s170_wait_for_a_refusal", 2, waits::wait_for_a_refusal::<Loom>),
+    full("s170_wait_for_an_acquire", 2, waits::wait_for_an_acquire::<Loom>),
+    full("s170_wait_for_an_eviction", 2, waits::wait_for_an_eviction::<Loom>),
+    full("s170_wait_for_a_cancel", 2, waits::wait_for_a_cancel::<Loom>),
+    full("s170_wait_for_a_quarantine", 2, waits::wait_for_a_quarantine::<Loom>),
+    full("s170_wait_for_an_exit", 2, waits::wait_for_an_exit::<Loom>),
+    full("s170_wait_for_an_export", 2, waits::wait_for_an_export::<Loom>),
+    bounded("s171_acquire_waits_for_its_worker", 2, 2, waits::acquire_waits_for_its_worker::<Loom>),
+    bounded("s171_acquire_waits_for_a_place", 2, 2, waits::acquire_waits_for_a_place::<Loom>),
+    full("s171_acquire_waits_for_a_change", 2, waits::acquire_waits_for_a_change::<Loom>),
+    full("s172_two_holders_past_the_deadline", 2, holders::two_holders_past_the_deadline::<Loom>),
+    full("s173_quarantined_twice", 2, holders::quarantined_twice::<Loom>),
+    bounded("s174_dropped_start", 2, 3, holders::dropped_start::<Loom>),
+    full("s175_refused_without_a_slot", 2, holders::refused_without_a_slot::<Loom>),
+    bounded("s176_neighbour_below", 2, 3, holders::neighbour_below::<Loom>),
+    bounded("s176_neighbour_above", 2, 3, holders::neighbour_above::<Loom>),
+    full("s177_cancel_beside_a_flush", 2, queue::cancel_beside_a_flush::<Loom>),
+    full("s178_export_of_a_ready_object", 2, object::export_of_a_ready_object::<Loom>),
     full("s161_two_ends_and_a_third_window", 2, windows::two_ends_and_a_third_window::<TwoSlots>),
     full("s17_acquire_against_invalidate", 2, object::acquire_against_invalidate::<Loom>),
     full("s81_register_during_window", 2, object::register_during_window::<Loom>),

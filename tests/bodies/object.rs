@@ -173,6 +173,25 @@ pub fn export_against_acquire<P: Stage>() {
     machine.assert_quiet();
 }
 
+/// An object that has pages is exported while somebody uses them: they are released first, and an invalidation reaches what comes
+/// after.
+pub fn export_of_a_ready_object<P: Stage>() {
+    let machine = Machine::<P>::new(Caller::Owner, 1, false);
+    let object = machine.object(0, Flags::UNSYNCHRONIZED);
+    touch(&machine, &object).unwrap();
+    let t = {
+        let object = object.clone();
+        P::spawn(move || UserPtr::export(&object).unwrap())
+    };
+    if let Ok(lease) = UserPtr::try_acquire(&object) {
+        lease.with(|mapped| machine.memory.world.use_frame(mapped.pages[0]));
+    }
+    P::join(t);
+    exported(&machine, &object);
+    drop(object);
+    machine.assert_quiet();
+}
+
 /// Two exports at once: one watch.
 pub fn two_exports<P: Stage>() {
     let machine = Machine::<P>::new(Caller::Owner, 1, false);

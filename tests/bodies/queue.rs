@@ -239,6 +239,23 @@ pub fn refused_enqueue_and_cancel<P: Stage>() {
     quiet(&queue, &[&job]);
 }
 
+/// A flush waits for an item that a cancel takes off the queue, with nobody to run it.
+pub fn cancel_beside_a_flush<P: Stage>() {
+    let (queue, job) = (queue::<P>(), job::<P>());
+    assert!(enqueue(&queue, job.clone()).is_ok());
+    let t = {
+        let (queue, job) = (queue.clone(), job.clone());
+        P::spawn(move || {
+            flush_item(&queue, &job);
+            queue.flush();
+        })
+    };
+    assert!(cancel(&queue, &job).is_some());
+    P::join(t);
+    assert_eq!(job.runs.load(Ordering::Relaxed), 0);
+    quiet(&queue, &[&job]);
+}
+
 /// An item that is queued again while it runs keeps its queue from being left, and nobody turns round waiting for it.
 pub fn shut_down_with_an_item_queued_again<P: Stage>() {
     let (queue, job) = (queue::<P>(), job::<P>());

@@ -186,11 +186,7 @@ impl<P: Platform> Probe<P> {
         match Notifier::attach(this) {
             Ok(ticket) => {
                 let seen = this.world.pin();
-                let install = || {
-                    // SAFETY: runs under the home's lock, with our ticket: the checker looks.
-                    this.installed.with_mut(|i| unsafe { *i = Some(seen) });
-                };
-                let committed = Notifier::commit(this, ticket, false, install).is_ok();
+                let committed = Notifier::commit(this, ticket, false, || this.install(seen)).is_ok();
                 if !committed {
                     this.world.unpin();
                 }
@@ -199,6 +195,12 @@ impl<P: Platform> Probe<P> {
             Err(Refused::Ready) => true,
             Err(_) => false,
         }
+    }
+
+    /// For a commit.
+    pub fn install(&self, seen: usize) {
+        // SAFETY: runs under the home's lock, with the commit's ticket: the checker looks.
+        self.installed.with_mut(|i| unsafe { *i = Some(seen) });
     }
 
     /// Uses the pages under a lease, if there are any: they must be what the page table says.

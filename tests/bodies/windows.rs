@@ -46,6 +46,55 @@ pub fn attach_beside_a_window<P: Stage>(at: usize, elsewhere: usize, pause: impl
     assert_quiet(&home, &world);
 }
 
+/// As above, with the slot taken by a third thread: that one has only its claim to order it after the end.
+pub fn attach_beside_a_strangers_window<P: Stage>() {
+    let (home, world) = (notifier::<P>(), World::new());
+    let probe = Probe::new(&home, &world, pages(0, 1));
+    assert_eq!(home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap(), Outcome::Idle);
+    let t = {
+        let (home, world) = (home.clone(), world.clone());
+        P::spawn(move || {
+            world.zap();
+            home.invalidate_end(pages(0, 1));
+        })
+    };
+    let s = {
+        let home = home.clone();
+        P::spawn(move || home.open_window(pages(8, 1)))
+    };
+    Probe::acquire(&probe);
+    Probe::touch(&probe);
+    P::join(t);
+    P::join(s);
+    Probe::touch(&probe);
+    home.invalidate_end(pages(8, 1));
+    drop(probe);
+    assert_quiet(&home, &world);
+}
+
+/// An end beside a start that takes a slot which held a window of the end's range before: it closes its own window, and not the
+/// stranger's.
+pub fn end_beside_a_start_in_an_old_slot<P: Stage>() {
+    let (home, world) = (notifier::<P>(), World::<P>::new());
+    for _ in 0..P::WINDOWS {
+        home.open_window(pages(0, 1));
+    }
+    home.invalidate_end(pages(0, 1));
+    let t = {
+        let home = home.clone();
+        P::spawn(move || (1..P::WINDOWS).for_each(|_| home.invalidate_end(pages(0, 1))))
+    };
+    assert_eq!(home.invalidate_start(pages(8, 1), Blockable::Yes).unwrap(), Outcome::Idle);
+    P::join(t);
+    assert_eq!(home.stats().windows, 1);
+    let probes = [0, 8].map(|at| Probe::new(&home, &world, pages(at, 1)));
+    assert!(Probe::acquire(&probes[0]), "an end closed another's window, and its own is open");
+    assert!(!Probe::acquire(&probes[1]), "an end closed another's window");
+    home.invalidate_end(pages(8, 1));
+    drop(probes);
+    assert_quiet(&home, &world);
+}
+
 pub fn two_ends_and_a_third_window<P: Stage>() {
     two_ends_beside_a_window::<P>(|_| ());
 }
