@@ -129,3 +129,30 @@ fn neighbour_in_the_index<P: Stage>(at: usize) {
     drop((probe, neighbour));
     assert_quiet(&home, &world);
 }
+
+pub fn eviction_beside_a_neighbour_below<P: Stage>() {
+    eviction_beside_a_neighbour::<P>(0);
+}
+
+pub fn eviction_beside_a_neighbour_above<P: Stage>() {
+    eviction_beside_a_neighbour::<P>(4);
+}
+
+/// An object is evicted, and its neighbour stays: a start over the object alone that takes no lock has the unpin behind it, too.
+fn eviction_beside_a_neighbour<P: Stage>(at: usize) {
+    let (home, world) = (notifier::<P>(), World::new());
+    let probe = Probe::new(&home, &world, pages(2, 1));
+    let neighbour = Probe::new(&home, &World::new(), pages(at, 1));
+    assert!(Probe::acquire(&probe) && Probe::acquire(&neighbour));
+    let t = {
+        let probe = probe.clone();
+        P::spawn(move || assert_eq!(Notifier::revoke(&probe), Outcome::Idle))
+    };
+    assert_eq!(home.invalidate_start(pages(2, 1), Blockable::Yes).unwrap(), Outcome::Idle);
+    probe.assert_released();
+    world.zap();
+    home.invalidate_end(pages(2, 1));
+    P::join(t);
+    drop((probe, neighbour));
+    assert_quiet(&home, &world);
+}

@@ -56,7 +56,16 @@ impl<P: Platform> World<P> {
 
     /// Changes the mapping: the frame that was mapped belongs to somebody else.
     pub fn zap(&self) {
-        let old = self.generation.fetch_add(1, Rmw::Relaxed);
+        self.free(self.remap());
+    }
+
+    /// The first half: the page table changes. Returns the generation that was mapped.
+    pub fn remap(&self) -> usize {
+        self.generation.fetch_add(1, Rmw::Relaxed)
+    }
+
+    /// The second half: its frame belongs to somebody else.
+    pub fn free(&self, old: usize) {
         // SAFETY: the promise of a start: nobody uses the frame any more. The checker looks.
         self.frames[old].with_mut(|mapped| unsafe { *mapped = false });
     }
@@ -69,6 +78,11 @@ impl<P: Platform> World<P> {
             return;
         }
         assert_eq!(seen, self.generation.fetch_add(0, Rmw::Relaxed), "stale pages");
+        self.use_old_frame(seen);
+    }
+
+    /// The same where the page table may have changed already, and the frame is not yet anybody else's.
+    pub fn use_old_frame(&self, seen: usize) {
         // SAFETY: whoever maps the generation anew waits for us: the checker looks.
         self.frames[seen].with(|mapped| unsafe { assert!(*mapped, "used after the mapping changed") });
     }
