@@ -2,6 +2,7 @@
 //!
 //! One outcome that never comes would say that the race under test is not run; an unknown one fails in the body.
 
+use crate::cases::ext::AddressSpaceSide;
 use crate::cases::stage::{Probe, World, assert_quiet, notifier, pages};
 use crate::cases::{Stage, queue, refcount};
 use std::collections::BTreeSet;

@@ -101,7 +101,8 @@ errors! {
     TooBig = 7 "E2BIG" "more pages or segments than the device takes: split the range";
     /// a signal arrived while waiting. Nothing was changed; a retry can work.
     Interrupted = 4 "EINTR" "interrupted by a signal: nothing was changed, try again";
-    /// a deadline passed: the device did not become idle, or a lease was still held.
+    /// a deadline passed: the device did not become idle, a lease was still held, or an acquire
+    /// waited too long.
     TimedOut = 110 "ETIMEDOUT" "the deadline passed: another thread still pins or holds the object, or it is quarantined until its last lease is dropped or `retry_quarantined`";
     /// the device is lost; what it was using stays pinned.
     DeviceLost = 5 "EIO" "the device is lost: reset it, then call `retry_quarantined`";

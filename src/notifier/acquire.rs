@@ -29,12 +29,6 @@ impl Ticket {
     fn is_for<P: Platform, T: Subscriber<P>>(self, sub: &T) -> bool {
         self.of == core::ptr::from_ref(sub.attachment()).addr()
     }
-
-    /// Returns the number, which is higher for each attach.
-    #[cfg(test)]
-    pub(super) fn number(self) -> u64 {
-        self.number
-    }
 }
 
 /// Why an attach was refused. Nothing changed.
@@ -298,5 +292,75 @@ impl<P: Platform> Notifier<P> {
                 return done;
             }
         }
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::super::{Attachment, Outcome};
+    use super::*;
+    use crate::AddrRange;
+    use crate::notifier::Blockable;
+    use crate::platforms::std::Std;
+    use crate::refcount::{Fate, Object};
+
+    struct Bare {
+        notifier: Ref<Notifier<Std>, Std>,
+        attachment: Attachment<Std>,
+    }
+
+    // SAFETY: the attachment is settled, and `last_put` detaches.
+    unsafe impl Object<Std> for Bare {
+        unsafe fn settle(&self) {
+            // SAFETY: called once, at the final address (caller).
+            unsafe { self.attachment.settle() }
+        }
+        unsafe fn last_put(&self) -> Fate {
+            // SAFETY: called with a count of zero.
+            unsafe { Notifier::detach(self) }
+        }
+    }
+
+    // SAFETY: one attachment, inside the object; one notifier, held by it.
+    unsafe impl Subscriber<Std> for Bare {
+        fn attachment(&self) -> &Attachment<Std> {
+            &self.attachment
+        }
+        fn notifier(&self) -> &Notifier<Std> {
+            &self.notifier
+        }
+        fn deadline(&self) -> Option<Duration> {
+            None
+        }
+        unsafe fn stop(&self) {}
+        unsafe fn release(&self, _: Option<Duration>) -> Outcome {
+            Outcome::Idle
+        }
+    }
+
+    fn commit(object: &Ref<Bare, Std>, ticket: Ticket) -> bool {
+        // SAFETY: there is nothing that a lease holder reads.
+        unsafe { Notifier::commit(object, ticket, false, || ()) }.is_ok()
+    }
+
+    /// The ticket passes the end of its word: the old one is not taken for the new one.
+    #[test]
+    fn s24_a_ticket_that_wraps() -> Result<(), Error> {
+        let notifier = Notifier::<Std>::try_new(None)?;
+        let range = AddrRange::new(4096, 4096)?;
+        let attachment = Attachment::blank(range);
+        let object = Ref::try_new(Bare { notifier: notifier.clone(), attachment })?;
+        // SAFETY: nobody else knows the object yet.
+        unsafe { object.attachment.slot(|slot| slot.set_ticket(u64::MAX - 2)) };
+        let mut old = Notifier::attach(&object).unwrap();
+        for _ in 0..4 {
+            drop(notifier.invalidate(range, Blockable::Yes)?);
+            let new = Notifier::attach(&object).unwrap();
+            assert!(!commit(&object, old));
+            old = new;
+        }
+        assert_eq!(old.number, 2, "it went round");
+        assert!(commit(&object, old));
+        Ok(())
     }
 }

@@ -99,8 +99,8 @@ impl<P: Platform> LeaseWord<P> {
 
     /// Whether leases are refused.
     pub(super) fn is_closed(&self) -> bool {
-        // ORDERING: asked after `AddressSpace::quiet`; pairs with nothing here: see `UserPtr::try_acquire`.
-        self.word.load(Load::Acquire) & CLOSED != 0
+        // Relaxed: asked after `AddressSpace::quiet`, which orders it where it has to be (E9).
+        self.word.load(Load::Relaxed) & CLOSED != 0
     }
 
     /// Leaves the rest of the cancel to the last lease, if there still is one. `false`: there is none, go on.
@@ -153,23 +153,26 @@ impl<P: Platform> fmt::Debug for LeaseWord<P> {
     }
 }
 
-mod sealed {
-    use super::{Platform, Ref, Subscriber};
-
-    /// A counted or borrowed reference that always names the same object.
-    pub trait Holder<T: Subscriber<P>, P: Platform> {
-        /// Returns the reference.
-        fn held(&self) -> &Ref<T, P>;
-    }
+pub(crate) mod sealed {
+    /// Keeps [`Holder`](super::Holder) to this crate.
+    pub trait Sealed {}
 }
-pub(crate) use sealed::Holder;
 
+/// A counted or borrowed reference that always names the same object: `Ref<T, P>` or `&Ref<T, P>`. Only
+/// this crate implements it: one that answered differently each time would drop another object's lease.
+pub trait Holder<T: Subscriber<P>, P: Platform>: sealed::Sealed {
+    /// Returns the reference.
+    fn held(&self) -> &Ref<T, P>;
+}
+
+impl<T: Subscriber<P>, P: Platform> sealed::Sealed for Ref<T, P> {}
 impl<T: Subscriber<P>, P: Platform> Holder<T, P> for Ref<T, P> {
     fn held(&self) -> &Self {
         self
     }
 }
 
+impl<T: Subscriber<P>, P: Platform> sealed::Sealed for &Ref<T, P> {}
 impl<T: Subscriber<P>, P: Platform> Holder<T, P> for &Ref<T, P> {
     fn held(&self) -> &Ref<T, P> {
         self

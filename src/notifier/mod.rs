@@ -59,8 +59,8 @@ mod windows;
 pub use acquire::{AttachError, Ticket};
 pub use attachment::{Attachment, Subscriber};
 pub use invalidate::{Blockable, Invalidation, PendingInvalidation, WouldBlock};
-pub(crate) use lease::Holder;
-pub use lease::LeaseGuard;
+pub(crate) use lease::sealed;
+pub use lease::{Holder, LeaseGuard};
 pub use state::State;
 
 use crate::error::Error;

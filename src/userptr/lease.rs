@@ -4,7 +4,7 @@ use super::body::Body;
 use super::object::UserPtr;
 use crate::address_space::Pages;
 use crate::device::{Device, PlatformOf};
-use crate::notifier::{Holder, LeaseGuard};
+use crate::notifier::{Holder, LeaseGuard, sealed};
 use crate::pages::SgTable;
 use crate::platform::{Cell, Platform};
 use crate::refcount::Ref;
@@ -73,6 +73,7 @@ pub trait Handle<D: Device>: Holder<Body<D>, PlatformOf<D>> {
 /// The handle of a lease that has one of its own.
 pub struct Own<D: Device>(UserPtr<D>);
 
+impl<D: Device> sealed::Sealed for Own<D> {}
 impl<D: Device> Holder<Body<D>, PlatformOf<D>> for Own<D> {
     fn held(&self) -> &Ref<Body<D>, PlatformOf<D>> {
         self.0.body()
@@ -121,6 +122,7 @@ pub(super) fn is_held_here<D: Device>(object: &UserPtr<D>) -> bool {
     PlatformOf::<D>::holds_lease(identity(object))
 }
 
+impl<D: Device> sealed::Sealed for Local<'_, D> {}
 impl<D: Device> Holder<Body<D>, PlatformOf<D>> for Local<'_, D> {
     fn held(&self) -> &Ref<Body<D>, PlatformOf<D>> {
         self.object.body()

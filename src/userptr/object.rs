@@ -12,6 +12,7 @@ use crate::notifier::{Notifier, State};
 use crate::range::AddrRange;
 use crate::refcount::Ref;
 use core::fmt;
+use core::time::Duration;
 
 /// A registered range of an address space that a device uses: a counted handle, cheap to clone.
 ///
@@ -83,6 +84,14 @@ impl<D: Device> UserPtr<D> {
     #[must_use]
     pub fn is_revoke_pending(&self) -> bool {
         Notifier::is_revoke_pending(&self.body)
+    }
+
+    /// Waits until an acquire may succeed: until the object is neither being acquired nor revoked, and no
+    /// invalidation of its range is in progress. Returns `false` if `timeout` (`None`: never) passed first.
+    /// The caller must hold no lease and no lock (rule 29).
+    #[must_use = "`false` means that the time is over"]
+    pub fn wait_ready(&self, timeout: Option<Duration>) -> bool {
+        Notifier::wait_ready(&self.body, timeout)
     }
 
     /// Returns the number of leases at this moment.

@@ -207,8 +207,8 @@ pub fn enqueue<T: HasWork<P, ID>, P: Platform, const ID: usize>(
 /// begun to run.
 ///
 /// # Safety
-/// The item was never queued on another queue: its place in that queue's list would be torn out under the
-/// wrong lock.
+/// The item is not queued on another queue, now or during the call: it would be taken out of that queue's
+/// list under the wrong lock.
 #[must_use = "the reference that was queued comes back here"]
 pub unsafe fn cancel<T: HasWork<P, ID>, P: Platform, const ID: usize>(
     queue: &P::Queue,
@@ -227,7 +227,8 @@ pub unsafe fn cancel<T: HasWork<P, ID>, P: Platform, const ID: usize>(
 /// everything on a queue, use the safe [`RawQueue::flush`].
 ///
 /// # Safety
-/// The item was never queued on another queue, and this is not called from the item itself.
+/// The item is not queued on another queue, now or during the call, and this is not called from the item
+/// itself.
 pub unsafe fn flush_item<T: HasWork<P, ID>, P: Platform, const ID: usize>(queue: &P::Queue, r: &Ref<T, P>) {
     // SAFETY: `r` keeps the settled item alive; only ever queued here (caller).
     unsafe { queue.flush_item(raw_of::<T, P, ID>(r)) }

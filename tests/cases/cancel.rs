@@ -1,6 +1,7 @@
 //! Cancels on a queue.
 
 use super::Stage;
+use super::ext::AddressSpaceSide;
 use super::queue::worker;
 use super::stage::{
     Home, Probe, ProbeRef, Queue, World, assert_quiet, invalidate, pages, queue, queued_notifier,

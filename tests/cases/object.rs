@@ -1,6 +1,7 @@
 //! The object: acquires, workers, exports against invalidations.
 
 use super::Stage;
+use super::ext::AddressSpaceSide;
 use super::memory::{Machine, home, touch};
 use super::stage::pages;
 use std::sync::Arc;
@@ -169,6 +170,47 @@ pub fn export_against_acquire<P: Stage>() {
     let _ = object.try_acquire().is_ok();
     P::join(t);
     exported(&machine, &object);
+    drop(object);
+    machine.assert_quiet();
+}
+
+/// An object that has pages is exported while somebody uses them: they are released first, and an invalidation reaches what comes
+/// after.
+pub fn export_of_a_ready_object<P: Stage>() {
+    let machine = Machine::<P>::new(Current::This, 1, false);
+    let object = machine.object(0, Flags::UNSYNCHRONIZED);
+    touch(&machine, &object).unwrap();
+    let t = {
+        let object = object.clone();
+        P::spawn(move || object.export().unwrap())
+    };
+    if let Ok(lease) = object.try_acquire() {
+        machine.memory.world.use_frame(lease.pages()[0]);
+    }
+    P::join(t);
+    exported(&machine, &object);
+    drop(object);
+    machine.assert_quiet();
+}
+
+/// The host tells of a change after it was made. Who has seen the change gets no lease on what was there before: either the host says
+/// that it has not told everybody, or it has, and the word is closed.
+pub fn told_after_the_change<P: Stage>() {
+    let machine = Machine::<P>::told_afterwards(Current::This);
+    let object = machine.object(0, Flags::NONE);
+    touch(&machine, &object).unwrap();
+    let home = home(&machine);
+    let t = {
+        let memory = Arc::clone(&machine.memory);
+        P::spawn(move || memory.change_and_tell(&home, pages(0, 1)))
+    };
+    let seen = machine.memory.world.walk();
+    if let Ok(lease) = object.try_acquire() {
+        assert!(lease.pages()[0] >= seen, "a lease on pages older than this thread has seen");
+        machine.memory.world.use_old_frame(lease.pages()[0]);
+    }
+    P::join(t);
+    touch(&machine, &object).unwrap();
     drop(object);
     machine.assert_quiet();
 }

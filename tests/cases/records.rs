@@ -1,6 +1,7 @@
 //! Records of address spaces: found, registered, given back.
 
 use super::Stage;
+use super::ext::AddressSpaceSide;
 use super::memory::{Machine, Space, touch};
 use super::stage::pages;
 use std::sync::Arc;

@@ -1,11 +1,11 @@
 //! Scenarios 27 to 37: the slow path.
 
 use crate::ext::AddressSpaceSide;
-use crate::world::{Device, Host, Setup, World, range, rounds, until};
+use crate::world::{Host, Setup, World, range, rounds, until};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use userptr::Error;
 use userptr::notifier::State;
-use userptr::{Context, Error, SharedQueue};
 use userptr_sim::{Op, PAGE, PinFault, Prot, Seam};
 
 fn s27_a_partial_fast_pin_is_given_back_once_and_the_worker_finishes<P: Host>() {
@@ -205,14 +205,6 @@ fn s33_the_worker_limit_leaves_nothing_attached<P: Host>() {
     drop((w.lease(&one), w.lease(&two)));
     drop((one, two));
     w.finish();
-
-    // None at all: such a context is refused.
-    let machine = userptr_sim::Machine::new();
-    let none = Setup::default().limits(|l| l.max_workers = 0).limits;
-    let queue = || SharedQueue::<P>::try_new().unwrap();
-    let refused =
-        Context::builder(Device::<P>::with_limits(&machine, none)).pin_queue(queue()).release_queue(queue());
-    assert_eq!(refused.build().unwrap_err().error, Error::Invalid);
 }
 
 fn s34_a_refused_enqueue_gives_the_reference_back<P: Host>() {

@@ -17,7 +17,7 @@
 use super::native::{load, rmw, store};
 use crate::platform::{AtomicUsize, Cell, Load, LockClass, Platform, RawLock, RawWait, Rmw, Store};
 use crate::refcount::Ref;
-use crate::work::{SoftQueue, SoftWork};
+use crate::work::{SharedQueue, SoftWork};
 use ::loom::sync::atomic;
 use ::loom::sync::{Condvar, Mutex, MutexGuard};
 use core::alloc::Layout;
@@ -38,7 +38,7 @@ unsafe impl Platform for Loom {
     type Mutex = LoomLock;
     type Wait = LoomWait;
     type Work = SoftWork<Self>;
-    type Queue = Ref<SoftQueue<Self>, Self>;
+    type Queue = Ref<SharedQueue<Self>, Self>;
 
     /// Small, so that a model can fill the slots and see the overflow.
     const WINDOWS: usize = 1;
