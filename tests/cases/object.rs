@@ -6,7 +6,7 @@ use super::memory::{Machine, home, touch};
 use super::stage::pages;
 use std::sync::Arc;
 use userptr::notifier::State;
-use userptr::{Blockable, Current, Error, Flags, UserPtr};
+use userptr::{Blockable, Current, Error, Flags};
 
 /// A worker with one item to run, if there is one.
 fn worker<P: Stage>(machine: &Machine<P>) -> P::Join {

@@ -7,7 +7,7 @@ use super::stage::{Home, Probe, ProbeRef, World, assert_quiet, notifier, pages};
 use core::time::Duration;
 use std::sync::Arc;
 use userptr::notifier::State;
-use userptr::{Blockable, Current, Error, Flags, Notifier, Outcome, UserPtr};
+use userptr::{Blockable, Current, Error, Flags, Notifier, Outcome};
 
 fn stage<P: Stage>() -> (Home<P>, Arc<World<P>>, ProbeRef<P>) {
     let (home, world) = (notifier::<P>(), World::new());

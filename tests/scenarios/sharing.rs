@@ -27,7 +27,7 @@ fn s60_a_forked_child_gets_nothing<P: Host>() {
     {
         // Not even what is there already.
         let _in = child.enter();
-        assert_eq!(object.try_acquire().unwrap_err(), Error::Fault);
+        assert_eq!(object.try_acquire().unwrap_err(), Error::OtherSpace);
         // Its own object over the same address is its own memory.
         let own = w.ctx.register_raw(&Space::of(&child), a, PAGE, 0).unwrap();
         w.process.store(a, 5).unwrap();
