@@ -1,7 +1,7 @@
 //! The object's side: attach, commit, abandon, wait.
 
 use super::attachment::{Subscriber, Weak};
-use super::state::{Abandoned, State};
+use super::state::State;
 use super::{Core, Notifier};
 use crate::error::Error;
 use crate::interval::IntervalIndex;
@@ -150,8 +150,15 @@ impl<P: Platform> Notifier<P> {
         let attachment = sub.attachment();
         let mut install = Some(install);
         Self::with_notifier(&**sub, |_, _| {
-            // SAFETY: the lock is held.
-            if unsafe { attachment.slot(|slot| slot.commit(ticket.number)) } {
+            // SAFETY: the lock is held. `Acquiring` with a current ticket: nobody owns a revocation.
+            let current = unsafe {
+                let current = attachment.read(|slot| slot.current_ticket()) == Some(ticket.number);
+                if current {
+                    attachment.slot(|slot| slot.commit(ticket.number));
+                }
+                current
+            };
+            if current {
                 // Installed before the word opens: the first lease is taken without the lock.
                 if let Some(install) = install.take() {
                     install();
@@ -185,12 +192,17 @@ impl<P: Platform> Notifier<P> {
         }
         let attachment = sub.attachment();
         let current = Self::with_notifier(&**sub, |notifier, core| {
-            // SAFETY: the lock is held.
-            match unsafe { attachment.slot(|slot| slot.abandon(ticket.number, sticky)) } {
-                Abandoned::Superseded => return false,
-                // SAFETY: it was `Acquiring`, so its node is in this index.
-                Abandoned::Idle(duty) => unsafe { core.take_out(attachment, &notifier.hull, duty) },
-                Abandoned::Failed => {}
+            // SAFETY: the lock is held. `Acquiring` with a current ticket: the node is in this index, and
+            // nobody owns a revocation.
+            unsafe {
+                if attachment.read(|slot| slot.current_ticket()) != Some(ticket.number) {
+                    return false;
+                }
+                if sticky {
+                    attachment.slot(|slot| slot.fail(ticket.number));
+                } else {
+                    core.forget(attachment, &notifier.hull);
+                }
             }
             report();
             true
@@ -207,7 +219,7 @@ impl<P: Platform> Notifier<P> {
         let attachment = sub.attachment();
         // SAFETY: the lock is held.
         let number =
-            Self::with_notifier(&**sub, |_, _| unsafe { attachment.slot(|slot| slot.current_ticket()) });
+            Self::with_notifier(&**sub, |_, _| unsafe { attachment.read(|slot| slot.current_ticket()) });
         number.map(|number| Ticket::new(&**sub, number))
     }
 

@@ -56,8 +56,8 @@ pub(super) type Weak<P> = NonNull<Inner<dyn Subscriber<P>, P>>;
 /// # Invariants
 /// * While attached (any state but `Idle`) the object is alive and in place, though its count may be
 ///   zero: its release passes through [`Notifier::detach`] under the same lock first.
-/// * `slot` is touched under the notifier's lock only; `next` and `until` by the owner of the
-///   revocation only.
+/// * `slot` is changed under the notifier's lock only, and while somebody owns the revocation by the owner
+///   only; it is read under the lock, or by the owner. `next` and `until` are the owner's alone.
 pub struct Attachment<P: Platform> {
     pub(super) node: Node<P>,
     pub(super) leases: LeaseWord<P>,
@@ -144,20 +144,30 @@ impl<P: Platform> Attachment<P> {
         work.wrapping_byte_sub(offset_of!(Self, work)).cast()
     }
 
-    /// Runs `f` on the state.
+    /// Changes the state.
     ///
     /// # Safety
-    /// The notifier's lock is held, and `f` does not reach this slot again.
+    /// The notifier's lock is held, and nobody else owns the revocation: its owner reads the slot without
+    /// the lock.
     pub(super) unsafe fn slot<R>(&self, f: impl FnOnce(&mut Slot<P>) -> R) -> R {
-        // SAFETY: the lock is held, so nobody else reaches the slot (invariant).
+        // SAFETY: the lock is held and no owner reads, so nobody else reaches the slot (invariant).
         self.slot.with_mut(|s| f(unsafe { &mut *s }))
+    }
+
+    /// Reads the state.
+    ///
+    /// # Safety
+    /// The notifier's lock is held.
+    pub(super) unsafe fn read<R>(&self, f: impl FnOnce(&Slot<P>) -> R) -> R {
+        // SAFETY: the lock is held: nobody writes.
+        self.slot.with(|s| f(unsafe { &*s }))
     }
 
     /// # Safety
     /// The notifier's lock is held.
     pub(super) unsafe fn state(&self) -> State {
-        // SAFETY: the lock is held: nobody writes.
-        self.slot.with(|s| unsafe { (*s).state() })
+        // SAFETY: the lock is held (caller).
+        unsafe { self.read(|slot| slot.state()) }
     }
 
     /// Returns the back-pointer to the object.

@@ -371,7 +371,7 @@ impl<'n, P: Platform> PendingInvalidation<'n, P> {
                 // under the lock.
                 !core.any(self.range, |attachment| {
                     // SAFETY: the lock is held.
-                    let (state, why) = unsafe { attachment.slot(|slot| (slot.state(), slot.outcome())) };
+                    let (state, why) = unsafe { attachment.read(|slot| (slot.state(), slot.outcome())) };
                     match state {
                         // The index only; never the object, which may be dying (rule 2).
                         State::Ready | State::Revoking => true,

@@ -306,7 +306,7 @@ impl<P: Platform> Notifier<P> {
                 return true;
             }
             // SAFETY: the lock is held.
-            let (state, why) = unsafe { sub.attachment().slot(|slot| (slot.state(), slot.outcome())) };
+            let (state, why) = unsafe { sub.attachment().read(|slot| (slot.state(), slot.outcome())) };
             outcome = if state == State::Quarantined { why } else { Outcome::Idle };
             state != State::Revoking
         });

@@ -48,16 +48,6 @@ pub(super) struct Slot<P: Platform> {
 #[must_use = "the state says `Idle`: the node must leave the index in the same section"]
 pub(super) struct TakeOut(());
 
-/// What became of an abandoned acquire.
-pub(super) enum Abandoned {
-    /// A newer ticket, or a revocation, has superseded it: the object is not the caller's business.
-    Superseded,
-    /// Transition 3: the node must leave the index.
-    Idle(TakeOut),
-    /// Transition 4: the failure sticks, and the node stays in the index.
-    Failed,
-}
-
 impl<P: Platform> Slot<P> {
     pub(super) const fn new() -> Self {
         Self { state: State::Idle, ticket: 0, outcome: Outcome::Idle, object: None }
@@ -93,30 +83,18 @@ impl<P: Platform> Slot<P> {
         self.ticket
     }
 
-    /// Transition 2, `Acquiring -> Ready`, if `ticket` is current; returns whether it was.
+    /// Transition 2, `Acquiring -> Ready`. The caller has looked that `ticket` is the current one.
     ///
     /// Owes: the pages are installed, then the lease word is opened, in the same section.
-    #[must_use = "`false` means that nothing may be installed"]
-    pub(super) fn commit(&mut self, ticket: u64) -> bool {
-        let current = self.current_ticket() == Some(ticket);
-        if current {
-            self.state = State::Ready;
-        }
-        current
+    pub(super) fn commit(&mut self, ticket: u64) {
+        debug_assert!(self.current_ticket() == Some(ticket));
+        self.state = State::Ready;
     }
 
-    /// Transitions 3 and 4, `Acquiring -> Idle` or, for a failure that sticks, `Acquiring -> Failed`;
-    /// if `ticket` is current.
-    pub(super) fn abandon(&mut self, ticket: u64, sticky: bool) -> Abandoned {
-        if self.current_ticket() != Some(ticket) {
-            return Abandoned::Superseded;
-        }
-        if sticky {
-            self.state = State::Failed;
-            Abandoned::Failed
-        } else {
-            Abandoned::Idle(self.forget())
-        }
+    /// Transition 4, `Acquiring -> Failed`. The caller has looked that `ticket` is the current one.
+    pub(super) fn fail(&mut self, ticket: u64) {
+        debug_assert!(self.current_ticket() == Some(ticket));
+        self.state = State::Failed;
     }
 
     /// Transitions 3 and 5, `Acquiring | Failed -> Idle`. The acquire in progress finds its commit
