@@ -1,10 +1,10 @@
 //! What a window's slot says after it was taken again: the two threads meet at a relaxed step, and only what the core orders between
 //! them is there. Miri reads old values wherever it may.
 
-use crate::bodies::windows;
+use crate::cases::windows;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use userptr::backend::std::Std;
+use userptr::platforms::std::Std;
 
 /// Races per seed.
 const ROUNDS: usize = 32;

@@ -1,8 +1,8 @@
 //! Scenarios from 165: what the reports and the ends of things say.
 
 use crate::world::{Host, Setup, World, range};
-use userptr::device::sim::{DmaDevice, Machine, PAGE};
 use userptr::{Blockable, Context, Error, Limits, Outcome, Queues, Ref, SoftQueue, UserPtr};
+use userptr_sim::{DmaDevice, Machine, PAGE};
 
 /// The record of one address space is given back while a cancel in another waits for a lease: its release does not.
 fn s165_a_release_does_not_wait_for_strangers<P: Host>() {
@@ -16,7 +16,7 @@ fn s165_a_release_does_not_wait_for_strangers<P: Host>() {
         let _in = w.machine.enter(&other);
         let b = other.mmap(PAGE);
         other.touch(b, PAGE, 1).unwrap();
-        let object = Context::create(&w.ctx, &userptr::device::sim::Space::of(&other), b, PAGE, 0).unwrap();
+        let object = Context::create(&w.ctx, &userptr_sim::Space::of(&other), b, PAGE, 0).unwrap();
         drop(UserPtr::acquire(&object).unwrap());
         drop(object);
         // Returns when the record has been released, and not when the lease is gone.
