@@ -8,11 +8,18 @@ const CANCEL: &str = "src/notifier/cancel.rs";
 const LEASE: &str = "src/notifier/lease.rs";
 const WINDOWS: &str = "src/notifier/windows.rs";
 const SUMMARY: &str = "src/notifier/summary.rs";
+const RECORD: &str = "src/mm/record.rs";
 const CONTEXT: &str = "src/context.rs";
 const SOFT: &str = "src/work/soft.rs";
 const ACQUIRE_OBJECT: &str = "src/userptr/acquire.rs";
 
 pub const MUTANTS: &[Mutant] = &[
+    Mutant {
+        name: "bound_without_acquire",
+        file: RECORD,
+        edits: &[("self.published.load(Load::Acquire)", "self.published.load(Load::Relaxed)")],
+        model: "rule12_notifier_published_once",
+    },
     Mutant {
         name: "end_wakes_nobody",
         file: START,
