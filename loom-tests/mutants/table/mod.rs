@@ -20,5 +20,5 @@ pub struct Mutant {
 
 /// Every mutant.
 pub fn mutants() -> impl Iterator<Item = &'static Mutant> {
-    [work::CONTROLS, notifier::CONTROLS, object::CONTROLS, edges::MUTANTS].into_iter().flatten()
+    [work::MUTANTS, notifier::MUTANTS, object::MUTANTS, edges::MUTANTS].into_iter().flatten()
 }
