@@ -153,7 +153,10 @@ int sample_edu_map(unsigned long frame, unsigned long pages, bool write, u64 *at
 	return 0;
 }
 
-/* Called inside invalidations: does not allocate. */
+/*
+ * Called inside invalidations: does not wait for memory and cannot fail. Behind an IOMMU the DMA layer may allocate (GFP_ATOMIC) to keep
+ * the address ready for the next mapping; it goes without where that fails.
+ */
 void sample_edu_unmap(u64 at, unsigned long pages, bool write)
 {
 	dma_unmap_page(&edu.pdev->dev, at, pages << PAGE_SHIFT, direction(write));

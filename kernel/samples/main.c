@@ -35,7 +35,7 @@ static long device_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	struct userptr_words words;
 	long ret;
 
-	if (_IOC_TYPE(cmd) != 'U' || _IOC_SIZE(cmd) != sizeof(words))
+	if (cmd != USERPTR_REQUEST(_IOC_NR(cmd)) || _IOC_NR(cmd) >= USERPTR_REQUESTS)
 		return -ENOTTY;
 	if (copy_from_user(&words, (void __user *)arg, sizeof(words)))
 		return -EFAULT;
@@ -50,6 +50,8 @@ static const struct file_operations device_fops = {
 	.open = device_open,
 	.release = device_release,
 	.unlocked_ioctl = device_ioctl,
+	/* The words are the same for 32 bits. */
+	.compat_ioctl = compat_ptr_ioctl,
 	.llseek = noop_llseek,
 };
 
@@ -84,14 +86,16 @@ static int __init userptr_init(void)
 			.mode = 0666,
 		};
 		ret = misc_register(&devices[i]);
-		if (ret) {
-			devices[i].name = NULL;
-			goto undo;
-		}
+		if (!ret)
+			continue;
+		devices[i].name = NULL;
+		/* Somebody may have opened one that is there already: from the first on, the module stays. */
+		if (i == 0)
+			goto exit;
+		pr_warn("userptr: there will be no /dev/%s (%d)\n", device_names[i], ret);
 	}
 	return 0;
-undo:
-	remove_devices();
+exit:
 	userptr_exit_driver();
 unregister:
 	sample_edu_unregister();

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0 */
 /*
- * The character devices /dev/userptr0 to 3. Every request carries the same eight words, in and out.
+ * The character devices /dev/userptr0 to 3. Every request carries the same eight words, in and out. EINVAL: a word that the request
+ * does not use is not zero. ENOTTY: there is no such request.
  * A file is a client: its handles are its own. An object belongs to the address space that created it.
  *
  *   userptr0  no limits but a deadline of 10 s
@@ -43,7 +44,7 @@ struct userptr_words {
 #define USERPTR_COPY USERPTR_REQUEST(4)
 /*
  * w[0] = handle, w[1] = offset, w[2] = length, w[3] = first value, w[4] = ms, w[5] = 1: the device ignores a request to stop.
- * Begins a job that fills the range again and again with the next value; returns at once.
+ * Begins a job that fills the range again and again with the next value; returns at once. EINVAL: longer than a minute.
  */
 #define USERPTR_FILL USERPTR_REQUEST(5)
 /* w[0] = ms. Waits for the job that this file began last: EINTR, ETIMEDOUT; ENOENT if it began none. */

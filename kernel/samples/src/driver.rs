@@ -4,6 +4,7 @@ use crate::copier::Copier;
 use crate::edu::Edu;
 use crate::ffi;
 use crate::job::{Engine, Job, JobRef, Task};
+use crate::uapi::{EDU, request};
 use core::ffi::{c_int, c_long, c_void};
 use core::fmt;
 use core::ops::Range;
@@ -17,9 +18,6 @@ use userptr::{
     UserPtrRef,
 };
 use userptr_kernel::{KQueue, Kernel, Kind, Mm, now_ns as now, pause, signal_pending};
-
-/// The number of the edu device, as in `uapi.h`. Those below it are software.
-const EDU: usize = 3;
 
 /// All there is, from the module's load to its unload.
 struct Driver {
@@ -208,6 +206,8 @@ pub unsafe extern "C" fn userptr_request(file: *const c_void, request: u32, word
 const COPY_MOST: usize = 16 << 20;
 /// How long a copy may take.
 const COPY_LIMIT: Duration = Duration::from_secs(60);
+/// How long a job may fill, in milliseconds: whoever settles, and the module's unload, wait for it.
+const FILL_LIMIT_MS: u64 = 60_000;
 /// How long a request sleeps at most before it looks for a signal.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -217,46 +217,57 @@ impl<D: Engine> File<D> {
         Ok(Self { client: Client::open(context.clone())?, job: Mutex::<Kernel, _>::blank(class, None) })
     }
 
-    fn request(&self, request: u32, words: &mut [u64; 8]) -> Result<(), Error> {
+    fn request(&self, number: u32, words: &mut [u64; 8]) -> Result<(), Error> {
+        let used = match number {
+            request::SETTLE | request::RESET => 0,
+            request::GET | request::PROBE => 2,
+            request::CREATE => 3,
+            request::COPY => 5,
+            request::FILL => 6,
+            _ => 1,
+        };
+        if words.iter().skip(used).any(|word| *word != 0) {
+            return Err(Error::Invalid);
+        }
         let [a, b, c, d, e, f, ..] = *words;
-        match request {
+        match number {
             #[cfg(feature = "selftest")]
-            0 => {
+            request::SELFTEST => {
                 let outcome = userptr_kernel_selftest::run(a)?;
                 words[1] = outcome.line.into();
                 words[2] = outcome.left as u64;
             }
-            1 => words[3] = self.create(a, b, c)?.into(),
-            2 => self.client.close(handle(a)?)?,
-            3 => {
+            request::CREATE => words[3] = self.create(a, b, c)?.into(),
+            request::CLOSE => self.client.close(handle(a)?)?,
+            request::GET => {
                 let object = self.object(a)?;
                 // The kernel tells of mappings that go, never of one that comes into a hole: look again when asked to.
                 UserPtr::reset(&object);
                 drop(acquire(&object, Duration::from_millis(b))?);
             }
-            4 => self.copy(a, word(b), word(c), word(d), e != 0)?,
-            5 => {
+            request::COPY => self.copy(a, word(b), word(c), word(d), e != 0)?,
+            request::FILL => {
                 self.fill(a, word(b)..word(b).checked_add(word(c)).ok_or(Error::Fault)?, d as u8, e, f != 0)?
             }
-            6 => self.wait(Duration::from_millis(a))?,
-            7 => {
+            request::WAIT => self.wait(Duration::from_millis(a))?,
+            request::COUNTER => {
                 let which = u32::try_from(a).map_err(|_| Error::Invalid)?;
                 // SAFETY: a plain number.
                 words[1] = unsafe { ffi::sample_counter(which) } as u64;
             }
-            8 => {
+            request::PROBE => {
                 let mm = Mm::current().ok_or(Error::Fault)?;
                 Context::probe(&Context::create(self.client.context(), &mm, word(a), word(b), 0)?)?;
             }
-            9 => UserPtr::export(&self.object(a)?)?,
-            10 => UserPtr::put_pages(&self.object(a)?)?,
-            11 => {
+            request::EXPORT => UserPtr::export(&self.object(a)?)?,
+            request::PUT => UserPtr::put_pages(&self.object(a)?)?,
+            request::SETTLE => {
                 if let Some(driver) = driver() {
                     driver.settle();
                 }
             }
             // What a driver does after it has reset its device.
-            12 => self.client.context().retry_quarantined().into_result()?,
+            request::RESET => self.client.context().retry_quarantined().into_result()?,
             _ => return Err(Error::Invalid),
         }
         Ok(())
@@ -328,6 +339,9 @@ impl<D: Engine> File<D> {
     }
 
     fn fill(&self, raw: u64, range: Range<usize>, value: u8, ms: u64, deaf: bool) -> Result<(), Error> {
+        if ms > FILL_LIMIT_MS {
+            return Err(Error::Invalid);
+        }
         let object = self.object(raw)?;
         let task = Task::Fill { value, ns: ms.saturating_mul(1_000_000), deaf };
         let lease = acquire(&object, Duration::from_secs(10))?;

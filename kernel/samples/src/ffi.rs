@@ -18,19 +18,8 @@ unsafe extern "C" {
     pub fn sample_edu_running() -> c_int;
 }
 
-/// The counters of the samples that Rust counts, by their numbers in `uapi.h`.
-#[derive(Clone, Copy, Debug)]
-pub enum Counter {
-    /// Jobs of the devices, now.
-    Jobs = 64,
-    /// Bytes they ever copied.
-    Copied = 65,
-    /// DMA transfers from or to pages, ever begun.
-    Transfers = 67,
-}
-
-/// Adds to a counter.
-pub fn count(which: Counter, by: isize) {
+/// Adds to a counter of [`counter`](crate::uapi::counter).
+pub fn count(which: u32, by: isize) {
     // SAFETY: plain numbers.
-    unsafe { sample_count(which as c_uint, by as c_long) }
+    unsafe { sample_count(which, by as c_long) }
 }

@@ -3,7 +3,8 @@
 //! A job runs on a workqueue after the request that began it has given its lease back, so an invalidation has to stop the
 //! device and to wait for it, exactly as for hardware that has queues of its own.
 
-use crate::ffi::{Counter, count};
+use crate::ffi::count;
+use crate::uapi::counter;
 use core::cell::UnsafeCell;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -158,7 +159,7 @@ impl<T: Table> Job<T> {
         let job = Ref::try_new(job).map_err(|(_, e)| e)?;
         // Known to the device under the lease, so before `wait_idle` asks.
         job.table.enter(job.deaf());
-        count(Counter::Jobs, 1);
+        count(counter::JOBS, 1);
         if enqueue::<Self, Kernel, 0>(queue, job.clone()).is_err() {
             job.end(Err(Error::Busy));
             return Err(Error::Busy);
@@ -186,7 +187,7 @@ impl<T: Table> Job<T> {
     }
 
     fn end(&self, outcome: Result<(), Error>) {
-        count(Counter::Jobs, -1);
+        count(counter::JOBS, -1);
         self.table.leave(self.deaf());
         // SAFETY: `done` is not set yet, so the outcome is ours.
         unsafe { self.outcome.get().write(outcome) };
@@ -202,7 +203,7 @@ impl<T: Table> Job<T> {
         while at < self.range.end {
             let len = (PAGE - at % PAGE).min(self.range.end - at);
             f(at, at - self.range.start, len)?;
-            count(Counter::Copied, len as isize);
+            count(counter::COPIED, len as isize);
             at += len;
         }
         Ok(())

@@ -13,3 +13,4 @@ mod driver;
 mod edu;
 mod ffi;
 mod job;
+mod uapi;

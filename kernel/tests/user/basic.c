@@ -69,6 +69,62 @@ static int input_checks(void)
 	return 0;
 }
 
+/* What a request does not use must be zero, or it can never mean anything; what is no request is none. */
+static int odd_requests(void)
+{
+	static const int used[USERPTR_REQUESTS] = { 1, 3, 1, 2, 5, 6, 1, 1, 2, 1, 1, 0, 0 };
+	int fd = dev_open(0);
+	uint64_t h;
+
+	CHECK_EQ(dev_create(fd, memory(1), PAGE, 0, &h), 0);
+	for (int n = 0; n < USERPTR_REQUESTS; n++)
+		for (int word = used[n]; word < 8; word++) {
+			struct userptr_words words = { 0 };
+
+			words.w[word] = 1ULL << 40;
+			CHECK(ioctl(fd, USERPTR_REQUEST(n), &words) < 0 && errno == EINVAL);
+		}
+	CHECK_EQ(dev_get(fd, h), 0);
+	struct userptr_words words = { .w = { h } };
+
+	CHECK(ioctl(fd, USERPTR_REQUEST(USERPTR_REQUESTS), &words) < 0 && errno == ENOTTY);
+	/* Another direction, size or type. */
+	CHECK(ioctl(fd, _IOW('U', 2, struct userptr_words), &words) < 0 && errno == ENOTTY);
+	CHECK(ioctl(fd, _IOWR('U', 2, uint64_t), &words) < 0 && errno == ENOTTY);
+	CHECK(ioctl(fd, _IOWR('u', 2, struct userptr_words), &words) < 0 && errno == ENOTTY);
+	/* A job that goes on for ever would keep whoever waits for all jobs. */
+	CHECK_EQ(dev_fill(fd, h, 1, 1, 60001, false), -EINVAL);
+	CHECK_EQ(dev_close(fd, h), 0);
+	return 0;
+}
+
+/* A 32-bit program's system call. */
+static long call32(long number, long a, long b, void *c)
+{
+	long ret;
+
+	__asm__ volatile("int $0x80" : "=a"(ret) : "a"(number), "b"(a), "c"(b), "d"(c) : "memory", "r8", "r9", "r10", "r11");
+	return ret;
+}
+
+/* The words are the same for a 32-bit program. */
+static int requests_of_32_bits(void)
+{
+	int fd = dev_open(0);
+	struct userptr_words *words = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+
+	CHECK(words != MAP_FAILED);
+	words->w[0] = (uint64_t)memory(3);
+	words->w[1] = 3 * PAGE;
+	/* ioctl */
+	CHECK_EQ(call32(54, fd, USERPTR_CREATE, words), 0);
+	CHECK_EQ(dev_get(fd, words->w[3]), 0);
+	CHECK_EQ(pins(fd), 3);
+	CHECK_EQ(dev_close(fd, words->w[3]), 0);
+	CHECK_EQ(left(fd), 0);
+	return 0;
+}
+
 static int unknown_handles(void)
 {
 	int fd = dev_open(0), other = dev_open(0);
@@ -400,6 +456,7 @@ const struct test basic_tests[] = {
 	{ "create-destroy", create_destroy },
 	{ "many-handles", many_handles },
 	{ "input-checks", input_checks },
+	{ "odd-requests", odd_requests },
 	{ "unknown-handles", unknown_handles },
 	{ "copy-both-ways", copy_both_ways },
 	{ "copy-onto-itself", copy_onto_itself },
@@ -422,5 +479,6 @@ const struct test basic_tests[] = {
 /* A kernel with checkers keeps freed memory back, so what is available says little there. */
 const struct test plain_tests[] = {
 	{ "memory-comes-back", memory_comes_back },
+	{ "requests-of-32-bits", requests_of_32_bits },
 	{ NULL, NULL },
 };

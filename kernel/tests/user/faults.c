@@ -319,7 +319,7 @@ static int walk(int knob, enum set set)
 			return __LINE__;
 		}
 	/* And there are no more of them. */
-	CHECK(ioctl(watch, USERPTR_REQUEST(USERPTR_REQUESTS), &(struct userptr_words){ 0 }) && errno == EINVAL);
+	CHECK(ioctl(watch, USERPTR_REQUEST(USERPTR_REQUESTS), &(struct userptr_words){ 0 }) && errno == ENOTTY);
 	CHECK(all > 15);
 	return 0;
 }

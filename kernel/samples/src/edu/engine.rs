@@ -1,8 +1,9 @@
 //! The one engine of the device: whose turn it is, and what is in flight.
 
 use super::DmaTable;
-use crate::ffi::{self, Counter, count};
+use crate::ffi::{self, count};
 use crate::job::Table;
+use crate::uapi::counter;
 use core::fmt;
 use core::ptr;
 use core::time::Duration;
@@ -161,7 +162,7 @@ impl Turn<'_> {
         let address = table.address(at).ok_or(Error::Fault)?;
         let go = || if table.is_stopped() && !deaf { Err(Error::Again) } else { Ok(()) };
         self.transfer(table, go, address, len, to_pages)?;
-        count(Counter::Transfers, 1);
+        count(counter::TRANSFERS, 1);
         self.wait()
     }
 
