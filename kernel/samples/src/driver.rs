@@ -17,7 +17,7 @@ use userptr::{
     Client, Context, Error, Lease, Limits, Notifier, Object, Queues, RawQueue, Ref, SgLimits, UserPtr,
     UserPtrRef,
 };
-use userptr_kernel::{KQueue, Kernel, Kind, Mm, now_ns as now, pause, signal_pending};
+use userptr_kernel::{KQueue, Kernel, Kind, Mm, now_ns as now, pause, signal_pending, untagged};
 
 /// All there is, from the module's load to its unload.
 struct Driver {
@@ -257,7 +257,7 @@ impl<D: Engine> File<D> {
             }
             request::PROBE => {
                 let mm = Mm::current().ok_or(Error::Fault)?;
-                Context::probe(&Context::create(self.client.context(), &mm, word(a), word(b), 0)?)?;
+                Context::probe(&Context::create(self.client.context(), &mm, untagged(word(a)), word(b), 0)?)?;
             }
             request::EXPORT => UserPtr::export(&self.object(a)?)?,
             request::PUT => UserPtr::put_pages(&self.object(a)?)?,
@@ -284,7 +284,7 @@ impl<D: Engine> File<D> {
     fn create(&self, address: u64, size: u64, flags: u64) -> Result<u32, Error> {
         let flags = u32::try_from(flags).map_err(|_| Error::Invalid)?;
         let mm = Mm::current().ok_or(Error::Fault)?;
-        self.client.create(&mm, word(address), word(size), flags)
+        self.client.create(&mm, untagged(word(address)), word(size), flags)
     }
 
     /// The caller's memory is touched only while no lease is held: a fault may wait for an invalidation (rule 28).

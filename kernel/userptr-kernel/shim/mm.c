@@ -205,9 +205,18 @@ void uk_mmput(struct mm_struct *mm)
 	mmput_async(mm);
 }
 
+/*
+ * Some processors ignore bits of a user's address (x86 with LAM, arm64), and so do access_ok() and pins. Invalidations come without
+ * them: an object that was kept under a tagged address would pin pages, and never hear that they are gone.
+ */
+unsigned long uk_untagged(unsigned long address)
+{
+	return untagged_addr(address);
+}
+
 bool uk_access_ok(unsigned long start, unsigned long len)
 {
-	return access_ok((void __user *)start, len);
+	return untagged_addr(start) == start && access_ok((void __user *)start, len);
 }
 
 bool uk_privileged(void)

@@ -7,7 +7,7 @@
 //!
 //! - [`Kernel`]: spinlocks, mutexes, wait queues, workqueues and `kvmalloc` as the core's platform.
 //! - [`Mm`]: a process's memory as the core's address space. An mmu notifier tells of its changes.
-//! - [`now_ns`], [`pause`], [`signal_pending`], [`counter`], [`allocations`]: what drivers need beside that.
+//! - [`now_ns`], [`pause`], [`signal_pending`], [`untagged`], [`counter`], [`allocations`]: what drivers need beside that.
 //!
 //! It calls the kernel only through the shim, allocates only through `kvmalloc`, and has no panic in reach
 //! (`kernel/check-object` looks at the linked object).
@@ -45,6 +45,16 @@ pub fn pause() {
 pub fn signal_pending() -> bool {
     // SAFETY: no arguments.
     unsafe { ffi::uk_signal_pending() }
+}
+
+/// Returns a user's address without the bits that the processor ignores in it, for the calling process.
+///
+/// A driver that is to accept tagged addresses calls this first thing in a request. Without it they are refused as no memory
+/// ([`Error::Fault`](userptr::Error::Fault)): invalidations come untagged and would not be seen.
+#[must_use]
+pub fn untagged(address: usize) -> usize {
+    // SAFETY: a plain number.
+    unsafe { ffi::uk_untagged(address) }
 }
 
 /// Returns the value of a counter by its number in `shim/counters.h`; 0 if there is no such counter.
