@@ -1,6 +1,6 @@
 //! Runs models, a row and a child process each: a model that aborts or does not end takes no other with it.
 
-use crate::table::controls;
+use crate::table::mutants;
 use std::fs::File;
 use std::io::Write;
 use std::process::{Command, ExitCode, Stdio};
@@ -134,7 +134,7 @@ pub fn run(models: &[Model]) -> ExitCode {
     let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let out = Mutex::new(std::io::stdout());
     println!(
-        "{:<52} {:>7} {:>5} {:>10} {:>8}  controls that it catches",
+        "{:<52} {:>7} {:>5} {:>10} {:>8}  mutants that it catches",
         "model", "threads", "bound", "executions", "seconds"
     );
     std::thread::scope(|scope| {
@@ -159,8 +159,8 @@ pub fn run(models: &[Model]) -> ExitCode {
 }
 
 fn print(out: &mut impl Write, model: &Model, row: &Row) {
-    let controls: Vec<&str> =
-        controls().filter(|control| control.model == model.name).map(|control| control.name).collect();
+    let mutants: Vec<&str> =
+        mutants().filter(|mutant| mutant.model == model.name).map(|mutant| mutant.name).collect();
     let bound = model.bound.map_or_else(|| "none".to_owned(), |b| b.to_string());
     let _ = writeln!(
         out,
@@ -170,7 +170,7 @@ fn print(out: &mut impl Write, model: &Model, row: &Row) {
         bound,
         row.executions,
         row.seconds,
-        controls.join(", "),
+        mutants.join(", "),
         if row.failure.is_some() { "   FAILED" } else { "" },
     );
     if let Some(failure) = &row.failure {

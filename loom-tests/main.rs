@@ -1,7 +1,7 @@
 //! The models: every interleaving (up to the bound that each row names) of a few threads over the real core on the loom host.
 //!
 //! `cargo test --features loom --test loom` runs them all and prints one row each; a name, or a part of one, runs those that match.
-//! Their negative controls are in `controls.rs`: the same models over a core with one guarded line broken.
+//! Their mutants are in `loom-tests/mutants`: the same models over a core with one guarded line broken.
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -16,10 +16,10 @@
     reason = "tests"
 )]
 
-#[path = "../tests/bodies/mod.rs"]
-mod bodies;
+#[path = "../tests/cases/mod.rs"]
+mod cases;
 mod harness;
-#[path = "controls/table/mod.rs"]
+#[path = "mutants/table/mod.rs"]
 mod table;
 mod models;
 

@@ -1,11 +1,11 @@
-//! The models: the shared bodies (`tests/bodies`) on loom.
+//! The models: the shared bodies (`tests/cases`) on loom.
 
-use crate::bodies::{Stage, cancel, notifier, object, queue, records, refcount};
+use crate::cases::{Stage, cancel, notifier, object, queue, records, refcount};
 use crate::harness::{Model, bounded, full};
 use core::alloc::Layout;
 use core::ptr::NonNull;
 use loom::thread::{self, JoinHandle};
-use userptr::backend::loom::{Loom, LoomCell};
+use userptr::platforms::loom::{Loom, LoomCell};
 use userptr::{Platform, Ref, SoftQueue, SoftWork};
 
 impl Stage for Loom {

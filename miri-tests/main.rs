@@ -1,4 +1,4 @@
-//! The shared bodies (`tests/bodies`) on threads of the standard library, for Miri: undefined behaviour and data races on real
+//! The shared bodies (`tests/cases`) on threads of the standard library, for Miri: undefined behaviour and data races on real
 //! atomics, over many seeds.
 //!
 //! ```text
@@ -19,14 +19,14 @@
     reason = "tests"
 )]
 
-#[path = "../tests/bodies/mod.rs"]
-mod bodies;
+#[path = "../tests/cases/mod.rs"]
+mod cases;
 mod outcomes;
 
-use bodies::Stage;
+use cases::Stage;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
-use userptr::backend::std::Std;
+use userptr::platforms::std::Std;
 
 impl Stage for Std {
     type Join = JoinHandle<()>;
@@ -50,7 +50,7 @@ macro_rules! on_threads {
         $(mod $file {
             $(#[test]
             fn $body() {
-                crate::bodies::$file::$body::<super::Std>();
+                crate::cases::$file::$body::<super::Std>();
             })*
         })*
     };

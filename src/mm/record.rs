@@ -1,9 +1,9 @@
 //! The record of one address space.
 
 use super::registry::{MmRegistry, RecordPtr};
+use crate::address_space::AddressSpace;
 use crate::error::Error;
 use crate::has_work;
-use crate::memory::AddressSpace;
 use crate::notifier::Notifier;
 use crate::platform::{AtomicUsize, Cell, Load, Platform, RawQueue, Store};
 use crate::refcount::{Object, Ref};

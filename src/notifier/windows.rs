@@ -150,7 +150,7 @@ impl Spill {
 #[cfg(all(test, feature = "std"))]
 mod tests {
     use super::*;
-    use crate::backend::std::Std;
+    use crate::platforms::std::Std;
 
     /// The generation of a slot passes the end of its word: an end still closes its own window and no other.
     #[test]

@@ -1,7 +1,7 @@
 //! The atomic word that the core asks of its host.
 //!
 //! The orderings are three small enums rather than one, so that an invalid pair (a load that releases) cannot be written
-//! and no backend needs a panicking arm. There is no sequentially consistent access: where the protocol needs one it
+//! and no platform needs a panicking arm. There is no sequentially consistent access: where the protocol needs one it
 //! uses [`Platform::fence`](super::Platform::fence), which every host and every checker agrees upon.
 
 /// The ordering of a load.

@@ -12,7 +12,7 @@ use core::fmt;
 /// Source: `kref_init`, `kref_get`, `kref_get_unless_zero`, `kref_put`, `kref_put_mutex`.
 ///
 /// ```
-/// use userptr::{Refcount, backend::std::Std};
+/// use userptr::{Refcount, platforms::std::Std};
 /// let count = Refcount::<Std>::new();
 /// assert!(count.get_unless_zero());
 /// assert!(!count.put());

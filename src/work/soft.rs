@@ -110,7 +110,7 @@ unsafe impl<P: Platform> Send for State<P> {}
 /// Source: `struct workqueue_struct`, `alloc_workqueue`, `flush_workqueue`, `destroy_workqueue`.
 ///
 /// ```
-/// use userptr::{RawQueue, Ref, SoftQueue, backend::std::Std};
+/// use userptr::{RawQueue, Ref, SoftQueue, platforms::std::Std};
 ///
 /// let queue = Ref::<SoftQueue<Std>, Std>::try_new(SoftQueue::blank()).map_err(|(_, e)| e)?;
 /// let worker = { let queue = queue.clone(); std::thread::spawn(move || queue.work()) };

@@ -11,7 +11,7 @@
 //! | 47-52 | `endings` |
 //! | 53-59, 85 | `locks` |
 //! | 60-68 | `sharing` (66: `memory`) |
-//! | 69-76 | `tests/linux`, on real memory |
+//! | 69-76 | `crates/userptr-linux/tests/linux`, on real memory |
 //! | 77-82 | `corners` |
 //! | 83, 84, 86 | `deadlines` |
 //! | rule 29 | `holders` |

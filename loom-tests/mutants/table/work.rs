@@ -1,0 +1,131 @@
+//! References, work items and the software queue.
+
+use super::Mutant as Control;
+
+const COUNT: &str = "src/refcount/count.rs";
+const ITEM: &str = "src/work/item.rs";
+const SOFT: &str = "src/work/soft.rs";
+const REFERENCE: &str = "src/refcount/reference.rs";
+
+pub const CONTROLS: &[Control] = &[
+    Control {
+        name: "put_without_release",
+        file: COUNT,
+        edits: &[("self.count.fetch_sub(1, Rmw::Release)", "self.count.fetch_sub(1, Rmw::Relaxed)")],
+        model: "r1_two_drops_order_the_release",
+    },
+    Control {
+        name: "kept_count_is_not_given_back",
+        file: REFERENCE,
+        edits: &[("if !unsafe { self.ptr.as_ref() }.count.put() {", "if true {")],
+        model: "s83_kept_release_against_retry",
+    },
+    Control {
+        name: "upgrade_of_zero",
+        file: COUNT,
+        edits: &[("            if old == 0 {\n                return false;\n            }\n", "")],
+        model: "s38_get_unless_zero_against_last_put",
+    },
+    Control {
+        name: "decrement_then_lock",
+        file: COUNT,
+        edits: &[(
+            "let guard = unsafe { lock.hold() };\n        if self.put() { Some(guard) } else { None }",
+            "let last = self.put();\n        let guard = unsafe { lock.hold() };\n        if last { Some(guard) } else { None }",
+        )],
+        model: "s46_put_and_lock_against_lookup",
+    },
+    Control {
+        name: "pending_cleared_late",
+        file: SOFT,
+        edits: &[
+            (
+                "                (*item).pending.swap(0, Rmw::AcqRel);\n                (*item).run",
+                "                (*item).run",
+            ),
+            (
+                "unsafe { run(mark.item) };",
+                "unsafe { run(mark.item); (*mark.item).pending.swap(0, Rmw::AcqRel); }",
+            ),
+        ],
+        model: "s34_queued_while_running_runs_again",
+    },
+    Control {
+        name: "refused_enqueue_leaks",
+        file: ITEM,
+        edits: &[(
+            "Err(unsafe { Ref::from_raw(value) })",
+            "Err({ let r = unsafe { Ref::<T, P>::from_raw(value) }; core::mem::forget(r.clone()); r })",
+        )],
+        model: "s34_queued_while_running_runs_again",
+    },
+    Control {
+        name: "pending_cleared_without_acquire",
+        file: SOFT,
+        edits: &[("(*item).pending.swap(0, Rmw::AcqRel);", "(*item).pending.swap(0, Rmw::Relaxed);")],
+        model: "q5_refused_enqueue_is_seen",
+    },
+    Control {
+        name: "flush_waits_for_the_queue_only_q1",
+        file: SOFT,
+        edits: &[(
+            "            let mut at = self.running;\n            while let Some(mark) = at.as_ref() {\n                if mark.turn",
+            "            let mut at: *const Mark<P> = ptr::null();\n            while let Some(mark) = at.as_ref() {\n                if mark.turn",
+        )],
+        model: "q1_flush_with_two_workers_and_a_queuer",
+    },
+    Control {
+        name: "flush_item_overlooks_a_run",
+        file: SOFT,
+        edits: &[("queued.or_else(|| s.run_of(item))", "queued")],
+        model: "q2_flush_item_with_two_workers",
+    },
+    Control {
+        name: "cancelled_item_stays_pending",
+        file: SOFT,
+        edits: &[(
+            "whoever enqueued before is visible to the canceller.\n                work.pending.swap(0, Rmw::AcqRel);",
+            "whoever enqueued before is visible to the canceller.",
+        )],
+        model: "q4_cancel_against_run",
+    },
+    Control {
+        name: "no_flush",
+        file: SOFT,
+        edits: &[("self.wait(|s| !s.has_until(target));", "let _ = target;")],
+        model: "s51_flush_with_one_worker",
+    },
+    Control {
+        name: "flush_waits_for_the_queue_only",
+        file: SOFT,
+        edits: &[(
+            "            let mut at = self.running;\n            while let Some(mark) = at.as_ref() {\n                if mark.turn",
+            "            let mut at: *const Mark<P> = ptr::null();\n            while let Some(mark) = at.as_ref() {\n                if mark.turn",
+        )],
+        model: "s51_flush_with_one_worker",
+    },
+    Control {
+        name: "item_on_two_workers",
+        file: SOFT,
+        edits: &[("if self.run_of(at).is_none() {", "if true {")],
+        model: "q3_never_on_two_workers_at_once",
+    },
+    Control {
+        name: "pending_never_cleared",
+        file: SOFT,
+        edits: &[(
+            "                (*item).pending.swap(0, Rmw::AcqRel);\n                (*item).run",
+            "                (*item).run",
+        )],
+        model: "s35_reacquired_while_cancel_runs",
+    },
+    Control {
+        name: "pending_never_cleared_36",
+        file: SOFT,
+        edits: &[(
+            "                (*item).pending.swap(0, Rmw::AcqRel);\n                (*item).run",
+            "                (*item).run",
+        )],
+        model: "s36_attached_and_cancel_pending",
+    },
+];
