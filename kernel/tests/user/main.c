@@ -88,7 +88,7 @@ static const char *lacks(const struct test *list)
 /* Whether the kernel has what the list needs. */
 static int has(const struct test *list)
 {
-	if (list == fault_tests)
+	if (list == fault_tests || list == module_fault_tests)
 		return !access("/proc/self/fail-nth", F_OK);
 	if (list == minimal_tests)
 		return !access("/dev/userptr-minimal", F_OK);
@@ -101,7 +101,7 @@ int main(int argc, char **argv)
 {
 	const struct test *lists[] = { self_tests, basic_tests, mapping_tests, process_tests, record_tests, stress_tests, kernel_tests, edu_tests,
 				       edu_other_tests, edu_iommu_tests, fault_tests, plain_tests, hit_tests, named_tests, last_tests,
-				       module_tests, minimal_tests, seeded_tests };
+				       module_tests, module_fault_tests, minimal_tests, seeded_tests };
 	int failed = 0;
 
 	for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++)

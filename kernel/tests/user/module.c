@@ -172,6 +172,71 @@ static int unload_against_pins(void)
 	return 0;
 }
 
+/* Opens a device as soon as it is there, and keeps it for a moment. */
+static void open_eagerly(void)
+{
+	for (;;) {
+		int fd = open("/dev/userptr0", O_RDONLY | O_CLOEXEC);
+
+		if (fd >= 0) {
+			usleep(20000);
+			close(fd);
+			/* Time to unload. */
+			usleep(5000);
+		}
+	}
+}
+
+/*
+ * An allocation fails while the module is loaded, one after another, and somebody opens each device at once. A module that fails to load is
+ * freed, whoever has its files open: so it may fail only before it has any.
+ */
+static int load_with_failing_allocations(void)
+{
+	enum { MANY = 1000000, LAST = 100 };
+	int knob = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC), failed = 0, fewer = 0, all = 0;
+	char text[16] = "";
+	pid_t child;
+
+	CHECK(knob >= 0);
+	CHECK_EQ(unload(), 0);
+	child = fork();
+	if (child == 0)
+		open_eagerly();
+	/* First none fails: how many are there? The module's own are the last. */
+	for (int n = MANY; n > 0; n = n == MANY ? (all > LAST ? all - LAST : 1) : n < all ? n + 1 : 0) {
+		int len = snprintf(text, sizeof(text), "%d", n), ret;
+		long until = now_ms() + 5000;
+
+		CHECK_EQ(pwrite(knob, text, len, 0), len);
+		ret = load();
+		CHECK(pread(knob, text, sizeof(text) - 1, 0) > 0);
+		CHECK_EQ(pwrite(knob, "0", 1, 0), 1);
+		if (n == MANY)
+			all = MANY - atoi(text);
+		if (ret) {
+			CHECK(n != MANY);
+			failed++;
+			continue;
+		}
+		fewer += access("/dev/userptr2", F_OK) != 0;
+		while ((ret = unload()) == -EAGAIN && now_ms() < until)
+			usleep(1000);
+		CHECK_EQ(ret, 0);
+	}
+	kill(child, SIGKILL);
+	CHECK_EQ(waitpid(child, NULL, 0), child);
+	printf("# loads that failed: %d; with fewer devices: %d; allocations: %d\n", failed, fewer, all);
+	CHECK(failed > 0 && fewer > 0);
+	CHECK_EQ(load(), 0);
+	return 0;
+}
+
+const struct test module_fault_tests[] = {
+	{ "load-with-failing-allocations", load_with_failing_allocations },
+	{ NULL, NULL },
+};
+
 const struct test module_tests[] = {
 	{ "memory-outlives-module", memory_outlives_module },
 	{ "module-in-use", module_in_use },
