@@ -1,6 +1,6 @@
 //! The models: the shared bodies (`tests/cases`) on loom.
 
-use crate::cases::{Stage, cancel, notifier, object, queue, records, refcount};
+use crate::cases::{Stage, cancel, holders, notifier, object, queue, records, refcount, waits, windows};
 use crate::harness::{Model, bounded, full};
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -65,6 +65,16 @@ pub const ALL: &[Model] = &[
     bounded("s34_queued_while_running_runs_again", 2, 4, queue::queued_while_running::<Loom>),
     bounded("q3_never_on_two_workers_at_once", 3, 3, queue::never_twice_at_once::<Loom>),
     bounded("q5_refused_enqueue_is_seen", 2, 4, queue::refused_is_seen::<Loom>),
+    full("s162_refused_enqueue_and_flush", 2, queue::refused_enqueue_and_flush::<Loom>),
+    full("s162_refused_enqueue_and_cancel", 2, queue::refused_enqueue_and_cancel::<Loom>),
+    bounded(
+        "s163_shut_down_with_an_item_queued_again",
+        3,
+        2,
+        queue::shut_down_with_an_item_queued_again::<Loom>,
+    ),
+    full("s164_item_changes_queues", 2, queue::item_changes_queues::<Loom>),
+    full("s164_cancelled_item_changes_queues", 2, queue::cancelled_item_changes_queues::<Loom>),
     full("q4_cancel_against_run", 2, queue::cancel_against_run::<Loom>),
     full("s26_s84_start_against_attach_on_empty_index", 2, notifier::start_against_attach::<Loom>),
     full("s17_to_s21_invalidate_against_acquire_and_lease", 2, notifier::invalidate_against_acquire::<Loom>),
@@ -90,6 +100,43 @@ pub const ALL: &[Model] = &[
     full("s36_attached_and_cancel_pending", 2, cancel::attached_and_pending::<Loom>),
     bounded("s39_last_put_in_queued_cancel", 2, 4, cancel::last_put_in_queued_cancel::<Loom>),
     full("s51_shut_down_against_start", 2, cancel::shut_down_against_start::<Loom>),
+    full("s160_attach_beside_a_window_above", 2, windows::attach_beside_a_window_above::<Loom>),
+    full("s160_attach_beside_a_window_below", 2, windows::attach_beside_a_window_below::<Loom>),
+    bounded("s160_attach_beside_a_strangers_window", 3, 3, windows::attach_beside_a_strangers_window::<Loom>),
+    full("s169_end_beside_a_start_in_an_old_slot", 2, windows::end_beside_a_start_in_an_old_slot::<TwoSlots>),
+    full("s170_wait_for_an_end", 2, waits::wait_for_an_end::<Loom>),
+    full("s170_wait_for_a_refusal", 2, waits::wait_for_a_refusal::<Loom>),
+    full("s170_wait_for_an_acquire", 2, waits::wait_for_an_acquire::<Loom>),
+    full("s170_wait_for_an_eviction", 2, waits::wait_for_an_eviction::<Loom>),
+    full("s170_wait_for_a_cancel", 2, waits::wait_for_a_cancel::<Loom>),
+    full("s170_wait_for_a_quarantine", 2, waits::wait_for_a_quarantine::<Loom>),
+    full("s170_wait_for_an_exit", 2, waits::wait_for_an_exit::<Loom>),
+    full("s170_wait_for_an_export", 2, waits::wait_for_an_export::<Loom>),
+    bounded("s171_acquire_waits_for_its_worker", 2, 3, waits::acquire_waits_for_its_worker::<Loom>),
+    bounded("s171_acquire_waits_for_a_place", 2, 3, waits::acquire_waits_for_a_place::<Loom>),
+    full("s171_acquire_waits_for_a_change", 2, waits::acquire_waits_for_a_change::<Loom>),
+    full("s172_two_holders_past_the_deadline", 2, holders::two_holders_past_the_deadline::<Loom>),
+    full("s173_quarantined_twice", 2, holders::quarantined_twice::<Loom>),
+    bounded("s174_dropped_start", 2, 3, holders::dropped_start::<Loom>),
+    full("s175_refused_without_a_slot", 2, holders::refused_without_a_slot::<Loom>),
+    bounded("s176_neighbour_below", 2, 3, holders::neighbour_below::<Loom>),
+    bounded("s176_neighbour_above", 2, 3, holders::neighbour_above::<Loom>),
+    bounded(
+        "s176_eviction_beside_a_neighbour_below",
+        2,
+        3,
+        holders::eviction_beside_a_neighbour_below::<Loom>,
+    ),
+    bounded(
+        "s176_eviction_beside_a_neighbour_above",
+        2,
+        3,
+        holders::eviction_beside_a_neighbour_above::<Loom>,
+    ),
+    full("s179_told_after_the_change", 2, object::told_after_the_change::<Loom>),
+    full("s177_cancel_beside_a_flush", 2, queue::cancel_beside_a_flush::<Loom>),
+    full("s178_export_of_a_ready_object", 2, object::export_of_a_ready_object::<Loom>),
+    full("s161_two_ends_and_a_third_window", 2, windows::two_ends_and_a_third_window::<TwoSlots>),
     full("s17_acquire_against_invalidate", 2, object::acquire_against_invalidate::<Loom>),
     full("s81_register_during_window", 2, object::register_during_window::<Loom>),
     full("s29_cancel_while_a_worker_pins", 2, object::cancel_while_a_worker_pins::<Loom>),

@@ -113,6 +113,9 @@ pub trait AddressSpace: Sized + Send + Sync + 'static {
     /// A host whose start runs before the change (a kernel) is always quiet. One that is told afterwards (userfaultfd) has a
     /// moment in which the pages are gone and the notifier does not know: it answers `false` then. Asked after a lease was
     /// taken and before it is handed out; `false` gives the lease back and reports `EAGAIN`. No lock is held.
+    ///
+    /// Ordering: the host's. What preceded the telling, in the thread that told (the start that closed the object to new leases),
+    /// happens before a `true` that counts on it.
     fn quiet(&self, registration: &Self::Registration) -> bool {
         let _ = registration;
         true

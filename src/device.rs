@@ -23,7 +23,7 @@ pub struct Limits {
     pub coherent: bool,
     /// How long an invalidation waits for leases and for the device. `None`: for ever.
     pub deadline: Option<Duration>,
-    /// The most pin workers in flight at once, over all clients (rule 17).
+    /// The most pin workers in flight at once, over all clients (rule 17). At least one.
     pub workers: usize,
 }
 

@@ -190,9 +190,9 @@ impl<D: Device> UserPtr<D> {
         Notifier::state(this)
     }
 
-    /// The number of leases at this moment, without the pages' own.
+    /// The number of leases at this moment, those that a cancel waits for included.
     pub fn leases(&self) -> usize {
-        self.attachment.leases().saturating_sub(1)
+        self.attachment.leases()
     }
 
     /// Whether invalidations reach it.

@@ -22,6 +22,10 @@ pub struct Memory<P: Platform> {
     /// `unregister` waits here for callbacks.
     quiet: WaitQueue<P::Wait>,
     caller: Caller,
+    /// Starts come after the change, not before.
+    late: bool,
+    /// A change has been made that nobody was told of.
+    untold: P::Usize,
     /// So many pins fail for want of memory. No step of a model, like what follows.
     refusals: AtomicUsize,
     /// Holds on the record, mappings of the device: bookkeeping, no steps of a model.
@@ -36,7 +40,7 @@ struct Told<P: Platform> {
 }
 
 impl<P: Platform> Memory<P> {
-    fn new(caller: Caller) -> Arc<Self> {
+    fn new(caller: Caller, late: bool) -> Arc<Self> {
         let told = Told { registered: Vec::new(), windows: Vec::new(), callbacks: 0 };
         let this = Arc::new(Self {
             world: World::new(),
@@ -44,6 +48,8 @@ impl<P: Platform> Memory<P> {
             told: SpinLock::<P, _>::blank(LockClass { name: "host", rank: 0 }, told),
             quiet: WaitQueue::blank(),
             caller,
+            late,
+            untold: P::Usize::new(0),
             refusals: AtomicUsize::new(0),
             holds: AtomicUsize::new(0),
             maps: AtomicUsize::new(0),
@@ -85,9 +91,22 @@ impl<P: Platform> Memory<P> {
         self.call(|told| told.windows.retain(|open| *open != range), |home| home.invalidate_end(range));
     }
 
+    /// The same on a host that tells afterwards: who sees the change and asks, learns that not everybody was told of it.
+    pub fn change_and_tell(&self, home: &Home<P>, range: AddrRange) {
+        self.untold.store(1, Store::Relaxed);
+        // The host's: with the one in `quiet`.
+        P::fence();
+        let old = self.world.remap();
+        let stopping = home.begin(range, Blockable::Yes).unwrap();
+        self.untold.store(0, Store::Release);
+        assert_eq!(stopping.finish(), Outcome::Idle);
+        self.world.free(old);
+        home.invalidate_end(range);
+    }
+
     /// The last user goes: nothing can be pinned, then everyone is told.
     pub fn exit(&self) {
-        self.users.store(0, Store::Release);
+        self.users.store(0, Store::Relaxed);
         self.call(|_| (), |home| assert_eq!(home.exit(), Outcome::Idle));
         self.world.zap();
     }
@@ -145,7 +164,7 @@ impl<P: Platform> AddressSpace for Space<P> {
         Self::of(&self.0)
     }
     fn users(&self) -> Option<InUse<P>> {
-        (self.0.users.load(Load::Acquire) != 0).then(|| InUse(self.0.clone()))
+        (self.0.users.load(Load::Relaxed) != 0).then(|| InUse(self.0.clone()))
     }
     fn caller(&self) -> Caller {
         self.0.caller
@@ -158,6 +177,13 @@ impl<P: Platform> AddressSpace for Space<P> {
     }
     fn privileged(&self) -> bool {
         true
+    }
+    fn quiet(&self, _: &Home<P>) -> bool {
+        if !self.0.late {
+            return true;
+        }
+        P::fence();
+        self.0.untold.load(Load::Acquire) == 0
     }
     fn register(&self, notifier: Home<P>) -> Result<Home<P>, Error> {
         self.0.told(|told| {
@@ -198,7 +224,7 @@ impl<P: Platform> Users for InUse<P> {
     }
 }
 
-/// A device that does nothing, at once.
+/// A device that uses the pages until it is idle, which it is at once.
 pub struct Engine<P: Platform> {
     memory: Arc<Memory<P>>,
     workers: usize,
@@ -207,19 +233,22 @@ pub struct Engine<P: Platform> {
 
 impl<P: Platform> Device for Engine<P> {
     type Space = Space<P>;
-    type Map = ();
+    /// The generation that it maps.
+    type Map = usize;
 
     fn limits(&self) -> Limits {
         Limits { deadline: None, workers: self.workers, sg: SgLimits::NONE, ..Limits::default() }
     }
-    fn prepare(&self, _: Prepare<'_, Space<P>>) -> Result<(), Error> {
+    fn prepare(&self, what: Prepare<'_, Space<P>>) -> Result<usize, Error> {
         self.memory.maps.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        Ok(what.pages[0])
     }
-    fn wait_idle(&self, (): &(), _: Option<core::time::Duration>) -> Outcome {
+    /// Asked about what was committed: the last that the device does to it.
+    fn wait_idle(&self, map: &usize, _: Option<core::time::Duration>) -> Outcome {
+        self.memory.world.use_old_frame(*map);
         Outcome::Idle
     }
-    fn unmap(&self, (): ()) {
+    fn unmap(&self, _: usize) {
         assert_ne!(self.memory.maps.fetch_sub(1, Ordering::Relaxed), 0, "unmapped twice");
     }
 }
@@ -235,7 +264,15 @@ pub struct Machine<P: Stage> {
 
 impl<P: Stage> Machine<P> {
     pub fn new(caller: Caller, workers: usize, queued: bool) -> Self {
-        let memory = Memory::new(caller);
+        Self::on(Memory::new(caller, false), workers, queued)
+    }
+
+    /// On a host that tells of changes afterwards.
+    pub fn told_afterwards(caller: Caller) -> Self {
+        Self::on(Memory::new(caller, true), 1, false)
+    }
+
+    fn on(memory: Arc<Memory<P>>, workers: usize, queued: bool) -> Self {
         let (pins, frees) = (queue::<P>(), queue::<P>());
         let cancels = queued.then(queue::<P>);
         let engine = Engine { memory: memory.clone(), workers, _host: PhantomData };
@@ -271,7 +308,7 @@ impl<P: Stage> Machine<P> {
 pub fn touch<P: Stage>(machine: &Machine<P>, object: &Object<P>) -> Result<(), Error> {
     let lease = UserPtr::try_acquire(object)?;
     let world = &machine.memory.world;
-    lease.with(|mapped| mapped.pages.iter().for_each(|page| assert_eq!(*page, world.walk(), "stale pages")));
+    lease.with(|mapped| mapped.pages.iter().for_each(|page| world.use_frame(*page)));
     Ok(())
 }
 

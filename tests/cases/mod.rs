@@ -4,6 +4,7 @@
 //! A body builds its history before it spawns, and ends with a check that nothing is left.
 
 pub mod cancel;
+pub mod holders;
 pub mod memory;
 pub mod notifier;
 pub mod object;
@@ -11,6 +12,8 @@ pub mod queue;
 pub mod records;
 pub mod refcount;
 pub mod stage;
+pub mod waits;
+pub mod windows;
 
 use userptr::{Platform, Ref, SoftQueue, SoftWork};
 

@@ -173,6 +173,49 @@ pub fn export_against_acquire<P: Stage>() {
     machine.assert_quiet();
 }
 
+/// An object that has pages is exported while somebody uses them: they are released first, and an invalidation reaches what comes
+/// after.
+pub fn export_of_a_ready_object<P: Stage>() {
+    let machine = Machine::<P>::new(Caller::Owner, 1, false);
+    let object = machine.object(0, Flags::UNSYNCHRONIZED);
+    touch(&machine, &object).unwrap();
+    let t = {
+        let object = object.clone();
+        P::spawn(move || UserPtr::export(&object).unwrap())
+    };
+    if let Ok(lease) = UserPtr::try_acquire(&object) {
+        lease.with(|mapped| machine.memory.world.use_frame(mapped.pages[0]));
+    }
+    P::join(t);
+    exported(&machine, &object);
+    drop(object);
+    machine.assert_quiet();
+}
+
+/// The host tells of a change after it was made. Who has seen the change gets no lease on what was there before: either the host says
+/// that it has not told everybody, or it has, and the word is closed.
+pub fn told_after_the_change<P: Stage>() {
+    let machine = Machine::<P>::told_afterwards(Caller::Owner);
+    let object = machine.object(0, Flags::NONE);
+    touch(&machine, &object).unwrap();
+    let home = home(&machine);
+    let t = {
+        let memory = Arc::clone(&machine.memory);
+        P::spawn(move || memory.change_and_tell(&home, pages(0, 1)))
+    };
+    let seen = machine.memory.world.walk();
+    if let Ok(lease) = UserPtr::try_acquire(&object) {
+        lease.with(|mapped| {
+            assert!(mapped.pages[0] >= seen, "a lease on pages older than this thread has seen");
+            machine.memory.world.use_old_frame(mapped.pages[0]);
+        });
+    }
+    P::join(t);
+    touch(&machine, &object).unwrap();
+    drop(object);
+    machine.assert_quiet();
+}
+
 /// Two exports at once: one watch.
 pub fn two_exports<P: Stage>() {
     let machine = Machine::<P>::new(Caller::Owner, 1, false);

@@ -197,3 +197,131 @@ pub fn cancel_against_run<P: Stage>() {
     P::join(w);
     quiet(&queue, &[&job]);
 }
+
+/// Two threads queue the same item. Whoever is refused was told that a run will serve it: a flush waits for that run.
+pub fn refused_enqueue_and_flush<P: Stage>() {
+    let (queue, job) = (queue::<P>(), job::<P>());
+    let t = {
+        let (queue, job) = (queue.clone(), job.clone());
+        P::spawn(move || {
+            drop(enqueue(&queue, job));
+            queue.run_one();
+        })
+    };
+    if enqueue(&queue, job.clone()).is_err() {
+        flush_item(&queue, &job);
+        assert_ne!(
+            job.runs.load(Ordering::Relaxed),
+            0,
+            "a flush came back before the run that serves a refused enqueue"
+        );
+    }
+    P::join(t);
+    while queue.run_one() {}
+    quiet(&queue, &[&job]);
+}
+
+/// The same with a cancel: the refused one takes the item off the queue, or its run has begun.
+pub fn refused_enqueue_and_cancel<P: Stage>() {
+    let (queue, job) = (queue::<P>(), job::<P>());
+    let t = {
+        let (queue, job) = (queue.clone(), job.clone());
+        P::spawn(move || assert!(enqueue(&queue, job).is_ok()))
+    };
+    if is_pending(&queue, &job) && enqueue(&queue, job.clone()).is_err() {
+        assert!(cancel(&queue, &job).is_some(), "nobody runs it, and a cancel does not find it");
+        P::join(t);
+        assert!(queue.is_empty());
+    } else {
+        P::join(t);
+        while queue.run_one() {}
+    }
+    quiet(&queue, &[&job]);
+}
+
+/// A flush waits for an item that a cancel takes off the queue, with nobody to run it.
+pub fn cancel_beside_a_flush<P: Stage>() {
+    let (queue, job) = (queue::<P>(), job::<P>());
+    assert!(enqueue(&queue, job.clone()).is_ok());
+    let t = {
+        let (queue, job) = (queue.clone(), job.clone());
+        P::spawn(move || {
+            flush_item(&queue, &job);
+            queue.flush();
+        })
+    };
+    assert!(cancel(&queue, &job).is_some());
+    P::join(t);
+    assert_eq!(job.runs.load(Ordering::Relaxed), 0);
+    quiet(&queue, &[&job]);
+}
+
+/// An item that is queued again while it runs keeps its queue from being left, and nobody turns round waiting for it.
+pub fn shut_down_with_an_item_queued_again<P: Stage>() {
+    let (queue, job) = (queue::<P>(), job::<P>());
+    assert!(enqueue(&queue, job.clone()).is_ok());
+    let workers = [worker::<P>(&queue), worker::<P>(&queue)];
+    let accepted = enqueue(&queue, job.clone()).is_ok();
+    queue.shut_down();
+    for w in workers {
+        P::join(w);
+    }
+    assert_eq!(job.runs.load(Ordering::Relaxed), 1 + usize::from(accepted));
+    quiet(&queue, &[&job]);
+}
+
+/// An item runs on one queue and is then queued on another by somebody else, which is refused while it is pending there: its links
+/// are handed on, and the run sees what the refused one wrote before.
+pub fn item_changes_queues<P: Stage>() {
+    let queues = [queue::<P>(), queue::<P>()];
+    let job = flagged::<P>(Some(P::Usize::new(0)));
+    assert!(enqueue(&queues[0], job.clone()).is_ok());
+    let t = {
+        let queue = queues[0].clone();
+        P::spawn(move || {
+            queue.run_one();
+        })
+    };
+    if let Some(flag) = &job.flag {
+        flag.store(1, Store::Relaxed);
+    }
+    let refused = enqueue(&queues[1], job.clone()).is_err();
+    P::join(t);
+    queues[1].run_one();
+    assert_eq!(job.runs.load(Ordering::Relaxed), if refused { 1 } else { 2 });
+    assert_eq!(
+        job.saw.load(Ordering::Relaxed),
+        1,
+        "a run does not see what was written before a refused enqueue"
+    );
+    queues.iter().for_each(|queue| quiet(queue, &[&job]));
+}
+
+/// The same with a cancel in place of the run.
+pub fn cancelled_item_changes_queues<P: Stage>() {
+    let queues = [queue::<P>(), queue::<P>()];
+    let job = flagged::<P>(Some(P::Usize::new(0)));
+    assert!(enqueue(&queues[0], job.clone()).is_ok());
+    let t = {
+        let (queue, job) = (queues[1].clone(), job.clone());
+        P::spawn(move || {
+            if let Some(flag) = &job.flag {
+                flag.store(1, Store::Relaxed);
+            }
+            // Refused: the canceller sees it. Accepted: the links are this queue's now.
+            match enqueue(&queue, job.clone()) {
+                Ok(()) => assert!(cancel(&queue, &job).is_some()),
+                Err(refused) => {
+                    job.runs.fetch_add(1, Ordering::Relaxed);
+                    drop(refused);
+                }
+            }
+        })
+    };
+    assert!(cancel(&queues[0], &job).is_some());
+    let saw = job.flag.as_ref().map_or(0, |flag| flag.load(Load::Relaxed));
+    P::join(t);
+    let refused = job.runs.load(Ordering::Relaxed);
+    assert!(saw >= refused, "a cancel does not see what was written before an enqueue that it took back");
+    queues.iter().for_each(|queue| quiet(queue, &[&job]));
+}

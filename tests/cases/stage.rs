@@ -18,31 +18,73 @@ pub fn pages(first: usize, count: usize) -> AddrRange {
     AddrRange::new(first * 4096, count * 4096).unwrap()
 }
 
-/// The page table of one address space: a generation that every change of a mapping moves on. Shared by an `Arc` of the
-/// standard library, which is no step of a model and orders nothing that the core has to order.
+/// The most changes of a mapping in one execution, and one.
+const GENERATIONS: usize = 8;
+
+/// The page table of one address space: a generation that every change of a mapping moves on, and one page frame per generation.
+/// Shared by an `Arc` of the standard library, which is no step of a model.
+///
+/// It orders nothing: whatever a walk has to see, and whoever may use a frame, the core has to order. Real page tables are read
+/// without a lock, too.
 pub struct World<P: Platform> {
     generation: P::Usize,
+    /// What a generation maps. Whoever maps one anew takes its frame; from there on nobody may use it.
+    frames: [P::Cell<bool>; GENERATIONS],
     /// Pins in existence. Bookkeeping only: not a step of a model.
     pins: AtomicUsize,
     /// The device does not stop in time.
     stuck: P::Usize,
 }
 
+// SAFETY: the frames are used under the protocol that is under test: the checker looks.
+unsafe impl<P: Platform> Send for World<P> {}
+// SAFETY: as above.
+unsafe impl<P: Platform> Sync for World<P> {}
+
 impl<P: Platform> World<P> {
     #[allow(clippy::new_ret_no_self, reason = "always shared")]
     pub fn new() -> Arc<Self> {
         let (generation, stuck) = (P::Usize::new(0), P::Usize::new(0));
-        Arc::new(Self { generation, pins: AtomicUsize::new(0), stuck })
+        let frames = core::array::from_fn(|_| <P::Cell<_> as Cell<_>>::new(true));
+        Arc::new(Self { generation, frames, pins: AtomicUsize::new(0), stuck })
     }
 
-    /// The generation that a walk of the page table finds: always the newest, as under the host's lock.
+    /// The generation that a walk of the page table finds: the newest that is ordered before, or any later one.
     pub fn walk(&self) -> usize {
-        self.generation.fetch_add(0, Rmw::AcqRel)
+        self.generation.load(Load::Relaxed)
     }
 
-    /// Changes the mapping.
+    /// Changes the mapping: the frame that was mapped belongs to somebody else.
     pub fn zap(&self) {
-        self.generation.fetch_add(1, Rmw::AcqRel);
+        self.free(self.remap());
+    }
+
+    /// The first half: the page table changes. Returns the generation that was mapped.
+    pub fn remap(&self) -> usize {
+        self.generation.fetch_add(1, Rmw::Relaxed)
+    }
+
+    /// The second half: its frame belongs to somebody else.
+    pub fn free(&self, old: usize) {
+        // SAFETY: the promise of a start: nobody uses the frame any more. The checker looks.
+        self.frames[old].with_mut(|mapped| unsafe { *mapped = false });
+    }
+
+    /// Uses the frame of a generation, as the processor or the device does. It must be the one that is mapped now: a
+    /// read-modify-write finds the last value that was written, and orders nothing.
+    pub fn use_frame(&self, seen: usize) {
+        if std::thread::panicking() {
+            // A failed body releases what it has: one complaint is enough.
+            return;
+        }
+        assert_eq!(seen, self.generation.fetch_add(0, Rmw::Relaxed), "stale pages");
+        self.use_old_frame(seen);
+    }
+
+    /// The same where the page table may have changed already, and the frame is not yet anybody else's.
+    pub fn use_old_frame(&self, seen: usize) {
+        // SAFETY: whoever maps the generation anew waits for us: the checker looks.
+        self.frames[seen].with(|mapped| unsafe { assert!(*mapped, "used after the mapping changed") });
     }
 
     pub fn pin(&self) -> usize {
@@ -61,7 +103,7 @@ impl<P: Platform> World<P> {
 
     /// Whether the device stops in time from now on.
     pub fn set_stuck(&self, stuck: bool) {
-        self.stuck.store(usize::from(stuck), Store::Release);
+        self.stuck.store(usize::from(stuck), Store::Relaxed);
     }
 }
 
@@ -119,11 +161,13 @@ unsafe impl<P: Platform> Subscriber<P> for Probe<P> {
         self.installed.with(|_| ());
     }
     fn cancel(&self, _: Option<Duration>) -> Outcome {
-        if self.world.stuck.load(Load::Acquire) != 0 {
+        if self.world.stuck.load(Load::Relaxed) != 0 {
             return Outcome::TimedOut;
         }
         // SAFETY: the leases are gone and the cancel is the caller's: the checker looks.
-        self.installed.with_mut(|i| unsafe { *i = None });
+        let seen = self.installed.with_mut(|i| unsafe { (*i).take() });
+        // The last that the device does to it.
+        self.world.use_frame(seen.expect("no pages to release"));
         self.world.unpin();
         Outcome::Idle
     }
@@ -156,11 +200,7 @@ impl<P: Platform> Probe<P> {
         match Notifier::attach(this) {
             Ok(ticket) => {
                 let seen = this.world.pin();
-                let install = || {
-                    // SAFETY: runs under the home's lock, with our ticket: the checker looks.
-                    this.installed.with_mut(|i| unsafe { *i = Some(seen) });
-                };
-                let committed = Notifier::commit(this, ticket, false, install).is_ok();
+                let committed = Notifier::commit(this, ticket, false, || this.install(seen)).is_ok();
                 if !committed {
                     this.world.unpin();
                 }
@@ -169,6 +209,12 @@ impl<P: Platform> Probe<P> {
             Err(Refused::Ready) => true,
             Err(_) => false,
         }
+    }
+
+    /// For a commit.
+    pub fn install(&self, seen: usize) {
+        // SAFETY: runs under the home's lock, with the commit's ticket: the checker looks.
+        self.installed.with_mut(|i| unsafe { *i = Some(seen) });
     }
 
     /// Uses the pages under a lease, if there are any: they must be what the page table says.
@@ -182,7 +228,7 @@ impl<P: Platform> Probe<P> {
         let this = hold.object();
         // SAFETY: under a lease: the checker looks.
         let seen = this.installed.with(|i| unsafe { *i });
-        assert_eq!(seen, Some(this.world.walk()), "a lease on stale pages");
+        this.world.use_frame(seen.expect("a lease without pages"));
     }
 
     /// No pages. The checker looks whether everybody who had some is ordered before this.

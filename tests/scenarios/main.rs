@@ -14,6 +14,8 @@
 //! | 69-76 | `crates/userptr-linux/tests/linux`, on real memory |
 //! | 77-82 | `corners` |
 //! | 83, 84, 86 | `deadlines` |
+//! | 160-164 | `tests/cases`, on loom and under Miri |
+//! | 165-168 | `edges` |
 //! | rule 29 | `holders` |
 #![allow(
     clippy::unwrap_used,
@@ -28,6 +30,7 @@
 
 mod corners;
 mod deadlines;
+mod edges;
 mod endings;
 mod holders;
 mod inputs;

@@ -42,7 +42,7 @@ pub const SHIFT: u32 = 12;
 /// The page size in bytes.
 pub const PAGE: usize = 1 << SHIFT;
 /// User addresses lie below this, in bytes; exclusive.
-pub const TOP: usize = 1 << 47;
+pub const TOP: usize = 1 << if usize::BITS == 64 { 47 } else { usize::BITS - 1 };
 
 #[cfg(test)]
 mod tests;

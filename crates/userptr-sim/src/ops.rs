@@ -188,13 +188,13 @@ impl Mm {
 
     fn reclaim(&self, range: &Range<usize>, blockable: bool) -> Result<(), Refused> {
         let frames = self.machine.frames();
-        // Reclaim works on pages that it holds locked, from before the start to after the clear.
-        let candidates: Vec<(usize, Page)> = {
+        // Reclaim works on pages that it holds locked, from before the start to after the clear. They are found and locked in one
+        // section of the table's lock: a page that is mapped no more may have been freed.
+        let locked: Vec<(usize, Page)> = {
             let tables = self.tables();
-            tables.ptes.range(range.clone()).map(|(at, pte)| (*at, pte.page)).collect()
+            let mapped = tables.ptes.range(range.clone()).map(|(at, pte)| (*at, pte.page));
+            mapped.filter(|(_, page)| *page != ZERO && frames.try_lock(*page)).collect()
         };
-        let locked: Vec<_> =
-            candidates.into_iter().filter(|(_, p)| *p != ZERO && frames.try_lock(*p)).collect();
         let change = |_: &_| {
             let mut tables = self.tables();
             let mut gone = Vec::new();

@@ -19,5 +19,5 @@ pub struct Mutant {
 
 /// Every mutant.
 pub fn mutants() -> impl Iterator<Item = &'static Mutant> {
-    [work::CONTROLS, notifier::CONTROLS, object::CONTROLS].into_iter().flatten()
+    [work::MUTANTS, notifier::MUTANTS, object::MUTANTS].into_iter().flatten()
 }

@@ -1,6 +1,6 @@
 //! The notifier: starts, attaches, cancels, leases, windows, the summary.
 
-use super::Mutant as Control;
+use super::Mutant;
 
 const START: &str = "src/notifier/start.rs";
 const ACQUIRE: &str = "src/notifier/acquire.rs";
@@ -12,8 +12,8 @@ const ATTACH_MODEL: &str = "s26_s84_start_against_attach_on_empty_index";
 const ACQUIRE_MODEL: &str = "s17_to_s21_invalidate_against_acquire_and_lease";
 const LAST_PUT_MODEL: &str = "s40_s77_last_put_against_invalidate";
 
-pub const CONTROLS: &[Control] = &[
-    Control {
+pub const MUTANTS: &[Mutant] = &[
+    Mutant {
         name: "open_without_release",
         file: LEASE,
         edits: &[(
@@ -22,7 +22,7 @@ pub const CONTROLS: &[Control] = &[
         )],
         model: "s23_lease_on_another_thread",
     },
-    Control {
+    Mutant {
         name: "plain_get_of_a_weak_edge_41",
         file: START,
         edits: &[(
@@ -31,7 +31,7 @@ pub const CONTROLS: &[Control] = &[
         )],
         model: "s41_two_closes_against_invalidate",
     },
-    Control {
+    Mutant {
         name: "attach_without_a_look_at_windows_22",
         file: ACQUIRE,
         edits: &[(
@@ -40,7 +40,7 @@ pub const CONTROLS: &[Control] = &[
         )],
         model: "s22_two_windows_against_acquire",
     },
-    Control {
+    Mutant {
         name: "plain_get_of_a_weak_edge",
         file: START,
         edits: &[(
@@ -49,7 +49,7 @@ pub const CONTROLS: &[Control] = &[
         )],
         model: LAST_PUT_MODEL,
     },
-    Control {
+    Mutant {
         name: "early_return_on_empty_index",
         file: START,
         edits: &[(
@@ -58,25 +58,25 @@ pub const CONTROLS: &[Control] = &[
         )],
         model: ATTACH_MODEL,
     },
-    Control {
+    Mutant {
         name: "start_without_a_window",
         file: START,
         edits: &[("let recorded = self.windows.open(range);", "let recorded = true;")],
         model: ACQUIRE_MODEL,
     },
-    Control {
+    Mutant {
         name: "start_without_its_fence",
         file: START,
         edits: &[("P::fence();\n        if recorded", "if recorded")],
         model: ATTACH_MODEL,
     },
-    Control {
+    Mutant {
         name: "attach_without_its_fence",
         file: ACQUIRE,
         edits: &[("P::fence();\n            if home", "if home")],
         model: ATTACH_MODEL,
     },
-    Control {
+    Mutant {
         name: "attach_without_a_look_at_windows",
         file: ACQUIRE,
         edits: &[(
@@ -85,7 +85,7 @@ pub const CONTROLS: &[Control] = &[
         )],
         model: ATTACH_MODEL,
     },
-    Control {
+    Mutant {
         name: "commit_without_recheck",
         file: ACQUIRE,
         edits: &[(
@@ -94,7 +94,7 @@ pub const CONTROLS: &[Control] = &[
         )],
         model: ATTACH_MODEL,
     },
-    Control {
+    Mutant {
         name: "attached_without_a_ticket",
         file: ACQUIRE,
         edits: &[(
@@ -103,7 +103,7 @@ pub const CONTROLS: &[Control] = &[
         )],
         model: "s82_old_ticket_against_new_attach",
     },
-    Control {
+    Mutant {
         name: "start_skips_a_dying_object",
         file: START,
         edits: &[(
@@ -113,7 +113,7 @@ pub const CONTROLS: &[Control] = &[
         )],
         model: LAST_PUT_MODEL,
     },
-    Control {
+    Mutant {
         name: "unlink_before_unpin",
         file: CANCEL,
         edits: &[
@@ -132,7 +132,7 @@ pub const CONTROLS: &[Control] = &[
         ],
         model: LAST_PUT_MODEL,
     },
-    Control {
+    Mutant {
         name: "wait_before_own_cancels",
         file: START,
         edits: &[(
@@ -141,31 +141,31 @@ pub const CONTROLS: &[Control] = &[
         )],
         model: "s80_partly_overlapping_windows",
     },
-    Control {
+    Mutant {
         name: "start_waits_for_its_own_cancels_only",
         file: START,
         edits: &[("if self.wait {", "if false {")],
         model: "s20_two_invalidations_of_one_object",
     },
-    Control {
+    Mutant {
         name: "refused_start_leaves_its_window",
         file: START,
         edits: &[("                self.windows.close(range);\n                self.wake();\n", "")],
         model: "s54_non_blockable_against_acquire",
     },
-    Control {
+    Mutant {
         name: "exit_without_dead",
         file: START,
         edits: &[("core.dead = true;", "")],
         model: "s48_exit_against_acquire",
     },
-    Control {
+    Mutant {
         name: "lease_of_a_closed_word",
         file: LEASE,
         edits: &[("if old & CLOSED != 0 || old & COUNT == 0", "if old & COUNT == 0")],
         model: "s79_lease_refused_once_revoked",
     },
-    Control {
+    Mutant {
         name: "quarantine_in_two_steps",
         file: CANCEL,
         edits: &[
@@ -180,13 +180,55 @@ pub const CONTROLS: &[Control] = &[
         ],
         model: "s83_lease_past_the_deadline",
     },
-    Control {
+    Mutant {
         name: "failed_close_without_acquire",
         file: WINDOWS,
         edits: &[("Rmw::Release, Load::Acquire)", "Rmw::Release, Load::Relaxed)")],
         model: "s22_equal_windows_end_at_once",
     },
-    Control {
+    Mutant {
+        name: "window_start_without_release",
+        file: WINDOWS,
+        edits: &[(
+            "slot.start.store(range.start(), Store::Release)",
+            "slot.start.store(range.start(), Store::Relaxed)",
+        )],
+        model: "s160_attach_beside_a_window_above",
+    },
+    Mutant {
+        name: "window_last_without_release",
+        file: WINDOWS,
+        edits: &[(
+            "slot.last.store(range.last(), Store::Release)",
+            "slot.last.store(range.last(), Store::Relaxed)",
+        )],
+        model: "s160_attach_beside_a_window_below",
+    },
+    Mutant {
+        name: "window_start_without_acquire",
+        file: WINDOWS,
+        edits: &[("self.start.load(Load::Acquire)", "self.start.load(Load::Relaxed)")],
+        model: "s161_two_ends_and_a_third_window",
+    },
+    Mutant {
+        name: "window_last_without_acquire",
+        file: WINDOWS,
+        edits: &[("self.last.load(Load::Acquire)", "self.last.load(Load::Relaxed)")],
+        model: "s161_two_ends_and_a_third_window",
+    },
+    Mutant {
+        name: "window_start_without_acquire_160",
+        file: WINDOWS,
+        edits: &[("self.start.load(Load::Acquire)", "self.start.load(Load::Relaxed)")],
+        model: "s160_attach_beside_a_window_above",
+    },
+    Mutant {
+        name: "window_last_without_acquire_160",
+        file: WINDOWS,
+        edits: &[("self.last.load(Load::Acquire)", "self.last.load(Load::Relaxed)")],
+        model: "s160_attach_beside_a_window_below",
+    },
+    Mutant {
         name: "summary_without_release",
         file: SUMMARY,
         edits: &[(
@@ -195,7 +237,7 @@ pub const CONTROLS: &[Control] = &[
         )],
         model: "s78_evict_against_start",
     },
-    Control {
+    Mutant {
         name: "any_end_closes_a_slot",
         file: WINDOWS,
         edits: &[(
@@ -204,13 +246,13 @@ pub const CONTROLS: &[Control] = &[
         )],
         model: "s81_stray_end",
     },
-    Control {
+    Mutant {
         name: "any_end_closes_a_spilled_window",
         file: WINDOWS,
         edits: &[("if !self.hull.is_some_and(|h| h.contains(range)) {", "if self.hull.is_none() {")],
         model: "s81_stray_end",
     },
-    Control {
+    Mutant {
         name: "quarantined_counts_as_released",
         file: START,
         edits: &[(
@@ -219,19 +261,19 @@ pub const CONTROLS: &[Control] = &[
         )],
         model: "s83_retry_against_start",
     },
-    Control {
+    Mutant {
         name: "cancel_keeps_its_reference",
         file: CANCEL,
         edits: &[("    drop(sub);\n    outcome", "    core::mem::forget(sub);\n    outcome")],
         model: "s39_last_put_in_queued_cancel",
     },
-    Control {
+    Mutant {
         name: "refused_cancel_is_lost",
         file: CANCEL,
         edits: &[("let _ = run(unsafe { Ref::adopt(inner) });", "drop(unsafe { Ref::adopt(inner) });")],
         model: "s51_shut_down_against_start",
     },
-    Control {
+    Mutant {
         name: "superseded_worker_commits",
         file: ACQUIRE,
         edits: &[(
@@ -240,13 +282,13 @@ pub const CONTROLS: &[Control] = &[
         )],
         model: "s28_superseded_worker",
     },
-    Control {
+    Mutant {
         name: "worker_after_exit",
         file: START,
         edits: &[("core.dead = true;", "")],
         model: "s49_exit_against_worker",
     },
-    Control {
+    Mutant {
         name: "window_unknown_to_a_registration",
         file: START,
         edits: &[(
@@ -255,7 +297,7 @@ pub const CONTROLS: &[Control] = &[
         )],
         model: "s81_register_during_window",
     },
-    Control {
+    Mutant {
         name: "export_keeps_pages",
         file: ACQUIRE,
         edits: &[(
@@ -264,7 +306,7 @@ pub const CONTROLS: &[Control] = &[
         )],
         model: "s43_export_against_acquire",
     },
-    Control {
+    Mutant {
         name: "moved_already_is_a_failure",
         file: ACQUIRE,
         edits: &[(
@@ -273,25 +315,25 @@ pub const CONTROLS: &[Control] = &[
         )],
         model: "s42_two_exports",
     },
-    Control {
+    Mutant {
         name: "cancel_keeps_its_reference_86",
         file: CANCEL,
         edits: &[("    drop(sub);\n    outcome", "    core::mem::forget(sub);\n    outcome")],
         model: "s86_last_record_in_queued_cancel",
     },
-    Control {
+    Mutant {
         name: "acquire_without_windows",
         file: ACQUIRE,
         edits: &[("            if home.windows.overlaps(range) {", "            if false {")],
         model: "s17_acquire_against_invalidate",
     },
-    Control {
+    Mutant {
         name: "spilled_window_is_overlooked",
         file: ACQUIRE,
         edits: &[("            if core.spill.overlaps(range) {", "            if false {")],
         model: "s22_evict_with_two_windows",
     },
-    Control {
+    Mutant {
         name: "start_waits_for_ready_only",
         file: START,
         edits: &[(

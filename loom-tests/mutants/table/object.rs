@@ -1,13 +1,13 @@
 //! The object, its workers, and the records of address spaces.
 
-use super::Mutant as Control;
+use super::Mutant;
 
 const INSTALL: &str = "src/userptr/acquire.rs";
 const WORKER: &str = "src/userptr/worker.rs";
 const RECORD: &str = "src/mm/record.rs";
 
-pub const CONTROLS: &[Control] = &[
-    Control {
+pub const MUTANTS: &[Mutant] = &[
+    Mutant {
         name: "superseded_pins_are_kept",
         file: INSTALL,
         edits: &[(
@@ -16,7 +16,7 @@ pub const CONTROLS: &[Control] = &[
         )],
         model: "s29_cancel_while_a_worker_pins",
     },
-    Control {
+    Mutant {
         name: "attached_without_a_worker",
         file: WORKER,
         edits: &[(
@@ -25,43 +25,43 @@ pub const CONTROLS: &[Control] = &[
         )],
         model: "s33_worker_limit",
     },
-    Control {
+    Mutant {
         name: "worker_place_is_kept",
         file: WORKER,
         edits: &[("        this.context.give_worker();\n        // The users", "        // The users")],
         model: "s50_last_reference_in_worker",
     },
-    Control {
+    Mutant {
         name: "record_stays_registered",
         file: RECORD,
         edits: &[("this.space.unregister(bound.registration);", "drop(bound.registration);")],
         model: "s47_unregister_against_callback",
     },
-    Control {
+    Mutant {
         name: "loser_stays_registered",
         file: RECORD,
         edits: &[("self.space.unregister(lost.registration);", "drop(lost.registration);")],
         model: "rule12_notifier_published_once",
     },
-    Control {
+    Mutant {
         name: "published_without_release",
         file: RECORD,
         edits: &[("self.published.store(1, Store::Release);", "self.published.store(1, Store::Relaxed);")],
         model: "rule12_notifier_published_once",
     },
-    Control {
+    Mutant {
         name: "published_twice",
         file: RECORD,
         edits: &[("if self.published.load(Load::Relaxed) != 0 {", "if false {")],
         model: "rule12_notifier_published_once",
     },
-    Control {
+    Mutant {
         name: "dying_record_stays_linked",
         file: RECORD,
         edits: &[("guard.with(|buckets| buckets.unlink(&last));", "let _ = &mut guard;")],
         model: "s46_find_against_last_put",
     },
-    Control {
+    Mutant {
         name: "report_after_the_ticket",
         file: WORKER,
         edits: &[(
@@ -72,7 +72,7 @@ pub const CONTROLS: &[Control] = &[
         )],
         model: "s31_report_against_acquire",
     },
-    Control {
+    Mutant {
         name: "report_asked_without_a_ticket",
         file: INSTALL,
         edits: &[
