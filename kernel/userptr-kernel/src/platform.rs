@@ -1,4 +1,4 @@
-//! The kernel as a host of the core: [`Kernel`].
+//! The kernel as a platform of the core: [`Kernel`].
 
 use crate::ffi::{self, Room, Workqueue};
 use core::alloc::Layout;
@@ -27,6 +27,7 @@ unsafe impl Platform for Kernel {
     type Work = KWork;
     type Queue = KQueue;
 
+    #[inline]
     fn fence() {
         // SAFETY: no arguments.
         unsafe { ffi::uk_fence() }
@@ -97,7 +98,10 @@ unsafe extern "C" fn met(data: *mut c_void) -> bool {
 }
 
 impl KWait {
-    /// Waits as `wait_until` does, but a signal ends it. `Ok(false)`: the time passed.
+    /// Waits as `wait_until` does, but a signal ends it. Returns `Ok(false)` if the time passed.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
     ///
     /// # Safety
     /// Settled, and the caller holds no spinlock and is no invalidation.
@@ -128,10 +132,12 @@ unsafe impl RawWait for KWait {
         unsafe { ffi::uk_wait_init(self.0.get()) }
     }
 
+    // Inlined into the invalidation: it has one or two conditions there, not one through a pointer.
+    #[inline]
     unsafe fn wait_until(&self, timeout: Option<Duration>, condition: &mut dyn FnMut() -> bool) -> bool {
         // Mostly there is nothing to wait for: no lease is held, the device is idle. That costs no call into C, but where a
         // checker has to see that sleeping is allowed here.
-        if !cfg!(feature = "debug-locks") && condition() {
+        if !cfg!(userptr_debug_locks) && condition() {
             return true;
         }
         // A timeout too long for 64 bits of nanoseconds is none.
@@ -200,8 +206,8 @@ pub enum Kind {
     Pin = 1,
     /// Frees records of address spaces: waits for callbacks in progress.
     Free = 2,
-    /// The jobs of the devices: an invalidation waits for them, so it has a rescuer thread, too.
-    Copy = 3,
+    /// The jobs of the device, if workers do them: an invalidation waits for them, so it has a rescuer thread, too.
+    Jobs = 3,
 }
 
 /// A handle to a workqueue; a copy is another handle to the same one. Dropping the last waits for the items, so the driver

@@ -58,7 +58,7 @@
 //! # What of rust-vmm is used
 //! `vfio-bindings` for the kernel's structs. Not `vfio-ioctls` for the mappings: its `VfioContainer` does not ask for the limits
 //! (`VFIO_IOMMU_GET_INFO`), maps everything for reading and writing, and brings six crates. It is good for what comes before: open the
-//! group, the container and the device with it, and give the container to [`Type1::new`]; the tests in `kernel/vfio-guest` do that. iommufd
+//! group, the container and the device with it, and give the container to [`Type1::new`]; the tests in `kernel/tests/vfio-guest` do that. iommufd
 //! (Linux 6.2) can be another [`Container`].
 //!
 //! # Rules for the user
