@@ -18,8 +18,8 @@ use iset::IntervalMap;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use userptr::AddrRange;
-use userptr::backend::std::Std;
 use userptr::interval::{IntervalIndex, Node, Tree};
+use userptr::platforms::std::Std;
 
 type At = NonNull<Node<Std>>;
 

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
-use userptr::backend::std::{Std, StdRef, StdWorkers};
+use userptr::platforms::std::{Std, Workers};
 use userptr::work::enqueue;
 use userptr::{HasWork, Object, RawQueue, Ref, Work, has_work};
 
@@ -38,7 +38,7 @@ unsafe impl Object<Std> for Job {
 // SAFETY: settled above.
 unsafe impl HasWork<Std> for Job {
     has_work!(work: Work<Job, Std>);
-    fn run(this: StdRef<Self>) {
+    fn run(this: Ref<Self, Std>) {
         this.runs.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -104,8 +104,8 @@ impl Pool {
 fn queues(c: &mut Criterion) {
     let mut group = c.benchmark_group("enqueue_flush");
     for n in BATCHES {
-        let workers = StdWorkers::start("bench", 1).unwrap();
-        let jobs: Vec<StdRef<Job>> = (0..n)
+        let workers = Workers::<Std>::start("bench", 1).unwrap();
+        let jobs: Vec<Ref<Job, Std>> = (0..n)
             .map(|_| {
                 let job = Job { runs: AtomicUsize::new(0), work: Work::blank() };
                 Ref::try_new(job).map_err(|(_, e)| e).unwrap()

@@ -13,7 +13,7 @@
 use core::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::sync::Arc;
-use userptr::backend::std::{Std, StdRef};
+use userptr::platforms::std::Std;
 use userptr::{Object, Ref, Refcount};
 
 struct Value(#[allow(dead_code, reason = "something to point to")] u64);
@@ -22,7 +22,7 @@ unsafe impl Object<Std> for Value {}
 
 fn references(c: &mut Criterion) {
     let mut group = c.benchmark_group("clone_drop");
-    let ours: StdRef<Value> = Ref::try_new(Value(1)).map_err(|(_, e)| e).unwrap();
+    let ours: Ref<Value, Std> = Ref::try_new(Value(1)).map_err(|(_, e)| e).unwrap();
     group.bench_function("ref", |b| b.iter(|| drop(black_box(black_box(&ours).clone()))));
     let arc = Arc::new(Value(1));
     group.bench_function("arc", |b| b.iter(|| drop(black_box(Arc::clone(black_box(&arc))))));

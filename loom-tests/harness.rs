@@ -2,7 +2,7 @@
 
 use crate::explore::explore;
 use crate::litmus::Search;
-use crate::table::controls;
+use crate::table::mutants;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
@@ -208,7 +208,7 @@ pub fn run(models: &[Model]) -> ExitCode {
     let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let out = Mutex::new(std::io::stdout());
     println!(
-        "{:<52} {:>7} {:>5} {:>10} {:>10} {:>8} {:>8}  controls that it catches",
+        "{:<52} {:>7} {:>5} {:>10} {:>10} {:>8} {:>8}  mutants that it catches",
         "model", "threads", "bound", "executions", "stock loom", "outcomes", "seconds"
     );
     std::thread::scope(|scope| {
@@ -239,8 +239,8 @@ pub fn run(models: &[Model]) -> ExitCode {
 }
 
 fn print(out: &mut impl Write, model: &Model, row: &Row) {
-    let controls: Vec<&str> =
-        controls().filter(|control| control.model == model.name).map(|control| control.name).collect();
+    let mutants: Vec<&str> =
+        mutants().filter(|mutant| mutant.model == model.name).map(|mutant| mutant.name).collect();
     let bound = model.bound.map_or_else(|| "none".to_owned(), |b| b.to_string());
     let _ = writeln!(
         out,
@@ -252,7 +252,7 @@ fn print(out: &mut impl Write, model: &Model, row: &Row) {
         model.executions.map_or_else(String::new, |(_, stock)| stock.to_string()),
         row.outcomes.len(),
         row.seconds,
-        controls.join(", "),
+        mutants.join(", "),
         if row.failure.is_some() { "   FAILED" } else { "" },
     );
     if let Some(failure) = &row.failure {

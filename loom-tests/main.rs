@@ -4,7 +4,7 @@
 //! one row each; a name, or a part of one, runs those that match. `--rows` prints what each row has to say.
 //! `cargo test --features loom --test models -- --search=stock` runs them on the registry's loom, which misses interleavings.
 //!
-//! Their negative controls are in `controls`: the same models over a core with one guarded line broken.
+//! Their mutants are in `loom-tests/mutants`: the same models over a core with one guarded line broken.
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -19,12 +19,12 @@
     reason = "tests"
 )]
 
-#[path = "../tests/bodies/mod.rs"]
-mod bodies;
+#[path = "../tests/cases/mod.rs"]
+mod cases;
 mod explore;
 mod harness;
 mod litmus;
-#[path = "controls/table/mod.rs"]
+#[path = "mutants/table/mod.rs"]
 mod table;
 mod models;
 

@@ -1,4 +1,4 @@
-//! The shared bodies (`tests/bodies`) on threads of the standard library, for Miri: undefined behaviour and data races on real
+//! The shared bodies (`tests/cases`) on threads of the standard library, for Miri: undefined behaviour and data races on real
 //! atomics, over many seeds.
 //!
 //! ```text
@@ -19,14 +19,15 @@
     reason = "tests"
 )]
 
-#[path = "../tests/bodies/mod.rs"]
-mod bodies;
+#[path = "../tests/cases/mod.rs"]
+mod cases;
 mod outcomes;
+mod stale;
 
-use bodies::Stage;
+use cases::Stage;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
-use userptr::backend::std::Std;
+use userptr::platforms::std::Std;
 
 impl Stage for Std {
     type Join = JoinHandle<()>;
@@ -50,7 +51,7 @@ macro_rules! on_threads {
         $(mod $file {
             $(#[test]
             fn $body() {
-                crate::bodies::$file::$body::<super::Std>();
+                crate::cases::$file::$body::<super::Std>();
             })*
         })*
     };
@@ -59,13 +60,14 @@ macro_rules! on_threads {
 on_threads! {
     refcount: two_drops, upgrade_against_last_put, put_and_lock_against_lookup;
     queue: flush_one_worker, flush_two_workers, flush_item_two_workers, queued_while_running, never_twice_at_once,
-        refused_is_seen,
-        cancel_against_run;
+        refused_is_seen, refused_enqueue_and_flush, refused_enqueue_and_cancel, shut_down_with_an_item_queued_again,
+        item_changes_queues, cancelled_item_changes_queues, cancel_against_run;
     notifier: start_against_attach, invalidate_against_acquire, two_invalidations, two_windows,
         last_put_against_invalidate, two_closes, evict_against_start, lease_refused, lease_elsewhere,
         partly_overlapping,
         old_ticket, lease_past_deadline, exit_against_acquire, non_blockable, equal_windows,
         evict_with_two_windows, start_over_two_owners, stray_end, retry_against_start, kept_release_against_retry;
+    windows: attach_beside_a_window_above, attach_beside_a_window_below, two_ends_and_a_third_window;
     cancel: reacquired_while_cancel_runs, attached_and_pending, last_put_in_queued_cancel, shut_down_against_start;
     object: acquire_against_invalidate, register_during_window, cancel_while_a_worker_pins, superseded_worker,
         exit_against_worker, worker_limit, report_against_acquire, last_reference_in_worker, export_against_acquire, two_exports;

@@ -2,14 +2,14 @@
 //!
 //! One outcome that never comes would say that the race under test is not run; an unknown one fails in the body.
 
-use crate::bodies::stage::{Probe, World, assert_quiet, notifier, pages};
-use crate::bodies::{Stage, queue, refcount};
+use crate::cases::stage::{Probe, World, assert_quiet, notifier, pages};
+use crate::cases::{Stage, queue, refcount};
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use userptr::backend::std::Std;
+use userptr::platforms::std::Std;
 use userptr::{Blockable, Outcome};
 
 /// The most rounds to wait for the last outcome.

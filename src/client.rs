@@ -1,16 +1,16 @@
 //! Clients: creation with the reference's checks in the reference's order, and a handle table each.
 
+use crate::address_space::AddressSpace;
 use crate::context::Context;
 use crate::device::{Device, Host};
 use crate::error::Error;
 use crate::flags::Flags;
-use crate::memory::AddressSpace;
 use crate::mm::MmRegistry;
-use crate::object::{UserPtr, UserPtrRef};
 use crate::pages::Buffer;
 use crate::platform::{LockClass, Mutex};
 use crate::range::AddrRange;
 use crate::refcount::{Fate, Object, Ref};
+use crate::userptr::{UserPtr, UserPtrRef};
 use core::fmt;
 
 impl<D: Device> Context<D> {
@@ -31,8 +31,8 @@ impl<D: Device> Context<D> {
     /// Source: `i915_gem_userptr_ioctl`.
     ///
     /// ```
-    /// # use userptr::backend::std::{Std, Workers};
-    /// # use userptr::device::sim::{DmaDevice, Machine, PAGE, Space};
+    /// # use userptr::platforms::std::{Std, Workers};
+    /// # use userptr_sim::{DmaDevice, Machine, PAGE, Space};
     /// # use userptr::{Context, Limits, Queues};
     /// # let machine = Machine::new();
     /// # let process = machine.process();
@@ -137,8 +137,8 @@ fn handle_at(place: usize) -> u32 {
 /// A pointer in the table owns one count of its object.
 ///
 /// ```
-/// # use userptr::backend::std::{Std, Workers};
-/// # use userptr::device::sim::{DmaDevice, Machine, PAGE, Space};
+/// # use userptr::platforms::std::{Std, Workers};
+/// # use userptr_sim::{DmaDevice, Machine, PAGE, Space};
 /// # use userptr::{Context, Limits, Queues};
 /// # let machine = Machine::new();
 /// # let process = machine.process();

@@ -67,9 +67,13 @@ impl<D: Device> Context<D> {
     /// A context for a device.
     ///
     /// # Errors
-    /// The device and [`Error::NoMemory`].
+    /// The device, and [`Error::NoMemory`], or [`Error::Invalid`] if its limits allow for no pin worker: what cannot be pinned at once
+    /// would never be.
     pub fn try_new(device: D, queues: Queues<Host<D>>) -> Result<Ref<Self, Host<D>>, (D, Error)> {
         let limits = device.limits();
+        if limits.workers == 0 {
+            return Err((device, Error::Invalid));
+        }
         let Queues { pins, cancels, frees } = queues;
         let registry = match Ref::try_new(MmRegistry::blank(cancels.clone(), frees)) {
             Ok(registry) => registry,

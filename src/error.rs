@@ -27,7 +27,7 @@ pub enum Error {
     TooBig,
     /// `EINTR`: a signal arrived while waiting. Nothing was changed; a retry can work.
     Interrupted,
-    /// `ETIMEDOUT`: a deadline passed: the device did not become idle, or a lease was still held.
+    /// `ETIMEDOUT`: a deadline passed: the device did not become idle, a lease was still held, or an acquire waited too long.
     TimedOut,
     /// `EIO`: the device is lost; what it was using stays pinned.
     DeviceLost,
@@ -78,7 +78,9 @@ impl Error {
             Self::Permission => "this needs a privilege (EPERM): drop UNSYNCHRONIZED or raise the privilege",
             Self::TooBig => "more pages or segments than the device takes (E2BIG): split the range",
             Self::Interrupted => "interrupted by a signal (EINTR): nothing was changed, try again",
-            Self::TimedOut => "deadline passed (ETIMEDOUT): the object is quarantined, its pages stay pinned",
+            Self::TimedOut => {
+                "deadline passed (ETIMEDOUT): try again; if a cancel gave up, the object is quarantined and its pages stay pinned"
+            }
             Self::DeviceLost => "the device is lost (EIO): reset it, then retry the quarantined objects",
             Self::NoEntry => "no such handle (ENOENT)",
             Self::Deadlock => "the caller holds a lease on this range (EDEADLK): drop the lease first",

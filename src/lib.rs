@@ -15,9 +15,9 @@
 //! A whole life, on the simulated machine:
 //!
 //! ```
-//! use userptr::backend::std::{Std, Workers};
-//! use userptr::device::sim::{DmaDevice, Machine, PAGE, Space};
+//! use userptr::platforms::std::{Std, Workers};
 //! use userptr::{Context, Limits, Queues, UserPtr};
+//! use userptr_sim::{DmaDevice, Machine, PAGE, Space};
 //!
 //! let machine = Machine::new();
 //! let process = machine.process();
@@ -44,25 +44,26 @@
 //!
 //! # Where to go on
 //! * A driver: implement [`Device`], then [`Context`], [`Client`], [`UserPtr::try_acquire`].
-//! * Real memory, in a process: `backend::linux`, with `device::uring` or `device::vfio` (features `uring`, `vfio`).
-//! * A new host: [`backend`] says what to implement, and which call comes from which context.
+//! * Real memory, in a process: the package `userptr-linux`, with its devices `uring` and `vfio`.
+//! * To test a driver: the package `userptr-sim`, a simulated machine and a platform that checks locks and allocations.
+//! * A new platform: [`platforms`] says what to implement, and which call comes from which context.
 //! * The protocol with its rules and their checks: [`docs::protocol`]; memory orderings: [`docs::orderings`].
 //! * From the C of the reference driver: [`docs::port_map`]. In a kernel module: [`docs::kernel`].
 //!
 //! # Modules, in dependency order
-//! A file imports only from modules above its own.
+//! A file imports only from modules above its own; `tests/rooms.rs` checks it.
 //!
 //! | module | what |
 //! |---|---|
 //! | [`Error`], [`AddrRange`] | plain values: an errno each; ranges with an inclusive last byte |
-//! | [`platform`] | what the core asks of its host |
+//! | [`platform`] | what the core asks of its platform |
 //! | [`refcount`], [`work`], [`interval`] | the three mechanisms, each usable alone |
 //! | [`notifier`] | the invalidation protocol; knows a [`Subscriber`](notifier::Subscriber), not the object |
-//! | [`pages`], [`memory`], [`device`] | page arrays and segments; what is asked of address spaces and of drivers |
+//! | [`pages`], [`address_space`], [`device`] | page arrays and segments; what is asked of address spaces and of drivers |
 //! | [`mm`] | address spaces as a device knows them |
 //! | [`Flags`], [`Context`] | flags of creation; what all objects of one device share |
-//! | [`object`], [`Client`] | the object and its leases; checks of creation, handles |
-//! | [`backend`] | the hosts |
+//! | [`userptr`], [`Client`] | the object and its leases; checks of creation, handles |
+//! | [`platforms`] | the platforms that stay with the core: `std`, `loom`, and the parts of any other |
 //!
 //! # Errors and panics
 //! Every error has an errno ([`Error::errno`]). The core never panics and never aborts when memory runs out: every allocation can
@@ -73,7 +74,7 @@
 #[cfg(feature = "std")]
 extern crate std;
 
-// In dependency order: a file imports only from those above it.
+// In dependency order: a file imports only from those above it. `tests/rooms.rs` reads this list.
 mod error;
 mod range;
 pub mod platform;
@@ -82,34 +83,34 @@ pub mod work;
 pub mod interval;
 pub mod notifier;
 pub mod pages;
-pub mod memory;
+pub mod address_space;
 pub mod device;
 pub mod mm;
 mod flags;
 mod context;
-pub mod object;
+pub mod userptr;
 mod client;
-pub mod backend;
+pub mod platforms;
 pub mod docs;
 #[cfg(feature = "std")]
 mod promises;
 
+pub use address_space::{AddressSpace, Caller, Usage, Users};
 pub use client::Client;
 pub use context::{Context, ContextStats, Queues};
 pub use device::{Device, Host, Limits, Prepare};
 pub use error::Error;
 pub use flags::Flags;
-pub use memory::{AddressSpace, Caller, Usage, Users};
 pub use mm::{MmRecord, MmRef, MmRegistry};
 pub use notifier::{Blockable, Notifier, Outcome, WouldBlock};
-pub use object::{Lease, Mapped, OwnedLease, UserPtr, UserPtrRef};
 pub use pages::{Buffer, Segment, SgLimits, SgTable};
 pub use platform::{Platform, RawQueue};
 pub use range::AddrRange;
 pub use refcount::{Fate, Object, Ref, Refcount};
+pub use userptr::{Lease, Mapped, OwnedLease, UserPtr, UserPtrRef};
 pub use work::{HasWork, SoftQueue, SoftWork, Work};
 
 /// The example of the README, compiled and run.
-#[cfg(all(doctest, feature = "sim"))]
+#[cfg(all(doctest, feature = "std"))]
 #[doc = include_str!("../README.md")]
 pub mod readme {}

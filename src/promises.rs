@@ -1,11 +1,11 @@
 //! Promises of layout, `Send` and `Sync` that users and `unsafe` code rely on, pinned at compile time on the standard host.
 
-use crate::backend::native::{NativeCell, NativeUsize};
-use crate::backend::std::Std;
+use crate::address_space::AddressSpace;
 use crate::interval::{IntervalIndex, Node, Tree};
-use crate::memory::AddressSpace;
 use crate::notifier::{Attachment, Hold, Notifier, Outcome, Stopping, Subscriber, Ticket};
 use crate::platform::{MutexGuard, RawWork};
+use crate::platforms::native::{NativeCell, NativeUsize};
+use crate::platforms::std::Std;
 use crate::refcount::{Last, Object, Ref, Refcount};
 use crate::work::{HasWork, SoftQueue, SoftWork, Work};
 use crate::{AddrRange, Buffer, Error, Flags, Segment, SgTable};
@@ -28,7 +28,7 @@ unsafe impl HasWork<Std, 3> for Job {
 }
 
 type Queue = SoftQueue<Std>;
-type Guard = MutexGuard<'static, crate::backend::std::StdLock, Std, ()>;
+type Guard = MutexGuard<'static, crate::platforms::std::StdLock, Std, ()>;
 
 // A reference is one pointer, and "none" costs nothing: it goes through C as a pointer.
 assert_eq_size!(Ref<Queue, Std>, Option<Ref<Queue, Std>>, *const ());
@@ -72,7 +72,7 @@ assert_not_impl_any!(Stopping<'static, Std>: Sync, Clone);
 assert_not_impl_any!(Ref<Queue, Std>: Copy);
 
 /// The owned lease of a device on any address space may be dropped by another thread than took it: by the one that completes the
-/// work. A borrowed one is shared with other threads, and stays in its own: see [`Local`](crate::object::Local).
+/// work. A borrowed one is shared with other threads, and stays in its own: see [`Local`](crate::userptr::Local).
 #[expect(dead_code, reason = "compiled, not called")]
 fn leases_travel<D: crate::Device>()
 where

@@ -36,7 +36,7 @@ fn is_check(name: &str) -> bool {
 #[test]
 fn every_model_scenario_and_subtest_that_a_page_names_exists() {
     let mut sources = Vec::new();
-    for dir in ["tests", "loom-tests", "kernel/user"] {
+    for dir in ["tests", "crates", "loom-tests", "kernel/user"] {
         if Path::new(dir).exists() {
             files(Path::new(dir), &mut sources);
         }

@@ -2,12 +2,12 @@
 
 use core::time::Duration;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use userptr::backend::std::{Std, StdNotifier, StdRef, StdWorkers};
+use userptr::address_space::Pages;
 use userptr::device::Prepare;
-use userptr::memory::Pages;
+use userptr::platforms::std::{Std, Workers};
 use userptr::{
-    AddrRange, AddressSpace, Caller, Context, Device, Error, Outcome, Queues, Usage, UserPtr, UserPtrRef,
-    Users,
+    AddrRange, AddressSpace, Caller, Context, Device, Error, Notifier, Outcome, Queues, Ref, Usage, UserPtr,
+    UserPtrRef, Users,
 };
 
 pub const SHIFT: u32 = 12;
@@ -34,7 +34,7 @@ impl AddressSpace for Memory {
     type Platform = Std;
     type Page = usize;
     type Users<'a> = &'a Memory;
-    type Registration = StdNotifier;
+    type Registration = Ref<Notifier<Std>, Std>;
 
     fn id(&self) -> usize {
         self.0
@@ -57,10 +57,10 @@ impl AddressSpace for Memory {
     fn privileged(&self) -> bool {
         true
     }
-    fn register(&self, notifier: StdNotifier) -> Result<StdNotifier, Error> {
+    fn register(&self, notifier: Ref<Notifier<Std>, Std>) -> Result<Ref<Notifier<Std>, Std>, Error> {
         Ok(notifier)
     }
-    fn unregister(&self, _: StdNotifier) {}
+    fn unregister(&self, _: Ref<Notifier<Std>, Std>) {}
     fn pin_fast(&self, range: AddrRange, _: bool, out: &mut Pages<Self>) -> Result<(), Error> {
         Self::fill(range, out);
         Ok(())
@@ -96,14 +96,14 @@ impl Device for Idle {
 
 /// One device on one address space. The objects go before it.
 pub struct Stage {
-    pub context: StdRef<Context<Idle>>,
+    pub context: Ref<Context<Idle>, Std>,
     pub memory: Memory,
-    _workers: [StdWorkers; 2],
+    _workers: [Workers<Std>; 2],
 }
 
 impl Stage {
     pub fn new() -> Self {
-        let workers = ["pins", "frees"].map(|name| StdWorkers::start(name, 1).unwrap());
+        let workers = ["pins", "frees"].map(|name| Workers::<Std>::start(name, 1).unwrap());
         let [pins, frees] = &workers;
         let queues = Queues { pins: pins.queue().clone(), cancels: None, frees: frees.queue().clone() };
         let context = Context::try_new(Idle, queues).map_err(|(_, e)| e).unwrap();

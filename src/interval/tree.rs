@@ -25,7 +25,7 @@ use core::ptr::NonNull;
 ///
 /// ```
 /// use core::ptr::NonNull;
-/// use userptr::{AddrRange, backend::std::Std};
+/// use userptr::{AddrRange, platforms::std::Std};
 /// use userptr::interval::{IntervalIndex, Node, Tree};
 ///
 /// let node = Node::<Std>::new(AddrRange::new(0x1000, 0x2000)?);

@@ -1,11 +1,11 @@
 //! The record of one address space.
 
 use super::registry::{MmRegistry, RecordPtr};
+use crate::address_space::AddressSpace;
 use crate::error::Error;
 use crate::has_work;
-use crate::memory::AddressSpace;
 use crate::notifier::Notifier;
-use crate::platform::{AtomicUsize, Cell, Load, Platform, RawQueue, Store};
+use crate::platform::{AtomicUsize, Cell, Load, Platform, Store};
 use crate::refcount::{Object, Ref};
 use crate::work::{HasWork, Work, enqueue};
 use core::fmt;
@@ -56,12 +56,10 @@ unsafe impl<S: AddressSpace> HasWork<S::Platform> for MmRecord<S> {
         // SAFETY: the count went to zero and came back for this call alone: nobody else has the record.
         let bound = this.bound.with_mut(|b| unsafe { (*b).take() });
         if let Some(bound) = bound {
-            // Unregister, wait for callbacks, drain, free: in this order (rule 13). Every cancel holds its object, whose hold
-            // on this record is gone, so the flush has nothing to wait for but the tails of work functions.
+            // Unregister, wait for callbacks, free: in this order (rule 13). No cancel is left to wait for: each holds its object
+            // to its very end, and no object holds this record any more. The queue is shared, so a flush of it would wait for
+            // the cancels of other address spaces, and for whoever holds a lease there (rule 8).
             this.space.unregister(bound.registration);
-            if let Some(cancels) = &this.registry.cancels {
-                cancels.flush();
-            }
             drop(bound.notifier);
         }
     }
@@ -108,7 +106,8 @@ impl<S: AddressSpace> MmRecord<S> {
         if self.published.load(Load::Acquire) == 0 {
             return None;
         }
-        // SAFETY: written once, before the 1 that was read; taken only after the last reference is gone.
+        // SAFETY: written once, before the 1 that was read; taken only after the last reference is gone. So no write can come while
+        // `self` is borrowed, and the pointer may outlive the closure (`Cell::with`).
         self.bound.with(|b| unsafe { &*b }).as_ref()
     }
 

@@ -1,8 +1,8 @@
 //! The registry: from an address space's identity to its record.
 
 use super::record::{MmRecord, MmRef};
+use crate::address_space::AddressSpace;
 use crate::error::Error;
-use crate::memory::AddressSpace;
 use crate::platform::{LockClass, Mutex, Platform, RawQueue};
 use crate::refcount::{Inner, Object, Ref};
 use core::fmt;

@@ -254,7 +254,7 @@ impl<P: Platform> fmt::Debug for Attachment<P> {
 #[cfg(all(test, feature = "std"))]
 mod tests {
     use super::*;
-    use crate::backend::std::Std;
+    use crate::platforms::std::Std;
     use crate::refcount::{Fate, Ref};
     use crate::{Blockable, Error};
 

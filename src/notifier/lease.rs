@@ -94,8 +94,8 @@ impl<P: Platform> LeaseWord<P> {
 
     /// Whether leases are refused.
     pub(crate) fn is_closed(&self) -> bool {
-        // ORDERING: asked after `AddressSpace::quiet`; pairs with nothing here: see `UserPtr::try_acquire`.
-        self.word.load(Load::Acquire) & CLOSED != 0
+        // Relaxed: asked after `AddressSpace::quiet`, which orders it where it has to be: see `UserPtr::try_acquire`.
+        self.word.load(Load::Relaxed) & CLOSED != 0
     }
 
     /// Leaves the rest of the cancel to the last lease, if there still is one. `false`: there is none, go on.
@@ -125,9 +125,10 @@ impl<P: Platform> LeaseWord<P> {
         self.word.store(CLOSED, Store::Relaxed);
     }
 
-    /// The number of leases at this moment, the initial one included.
+    /// The number of leases at this moment, without the initial one, which goes when the word is closed.
     pub(crate) fn count(&self) -> usize {
-        self.word.load(Load::Relaxed) & COUNT
+        let word = self.word.load(Load::Relaxed);
+        (word & COUNT).saturating_sub(usize::from(word & CLOSED == 0))
     }
 }
 

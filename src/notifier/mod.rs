@@ -75,8 +75,8 @@ impl Outcome {
 /// Source: `struct i915_mmu_notifier`; the end of a window, the typed outcome and the lock-free start are ours.
 ///
 /// ```
-/// # use userptr::backend::std::{Std, Workers};
-/// # use userptr::device::sim::{DmaDevice, Machine, PAGE, Space};
+/// # use userptr::platforms::std::{Std, Workers};
+/// # use userptr_sim::{DmaDevice, Machine, PAGE, Space};
 /// # use userptr::{Context, Limits, Queues};
 /// # let machine = Machine::new();
 /// # let process = machine.process();

@@ -92,9 +92,12 @@ impl<P: Platform> Notifier<P> {
         Ok(Stopping { home: self, range, own: marked.own, wait: marked.met })
     }
 
-    /// The invalidation of `range` is over: the page tables have changed, and attaches are possible again. An end without a
-    /// start is ignored (rule 12), as long as at most [`Platform::WINDOWS`] windows are open: beyond that only the hull
-    /// of their ranges is known, and an end inside it closes one of them.
+    /// The invalidation of `range` is over: the page tables have changed, and attaches are possible again.
+    ///
+    /// Ends are told apart by their range, and by nothing else: an end closes one open window of exactly its range, whoever opened it.
+    /// An end for which there is none is ignored (rule 12), as long as at most [`Platform::WINDOWS`] windows are open: beyond that
+    /// only the hull of their ranges is known, and an end inside it closes one of them. So an end without a start is harmless unless
+    /// it meets a window like that; then attaches are let through too early, and the host must not send it.
     ///
     /// Ordering: what the caller did before happens before any attach that this end lets through.
     pub fn invalidate_end(&self, range: AddrRange) {

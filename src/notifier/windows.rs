@@ -22,7 +22,10 @@ const STATE: usize = 3;
 const GENERATION: usize = 4;
 
 /// # Invariants
-/// `start` and `last` are written only by the one who brought `word` to `WRITING`.
+/// * `start` and `last` are written only by the one who brought `word` to `WRITING`.
+/// * Whoever reads a word of a later generation than the one it looked at is ordered after the close of the one it looked at: the
+///   writer acquired that close with its claim, and hands it on with the word. So a torn read of a slot may be wrong about the
+///   range, and never about what came before.
 struct Slot<P: Platform> {
     word: P::Usize,
     start: P::Usize,
@@ -50,10 +53,13 @@ impl<P: Platform> Windows<P> {
             if word & STATE != FREE {
                 continue;
             }
-            // ORDERING: acquires from the `close` that freed the slot, so that our range is written after the old one was read.
+            // ORDERING: acquires from the `close` that freed the slot. Who reads our range in place of the old one (`Slot::range`)
+            // or finds our window gone is thereby ordered after that close, too.
             if slot.word.compare_exchange(word, word | WRITING, Rmw::Acquire, Load::Relaxed).is_ok() {
-                slot.start.store(range.start(), Store::Relaxed);
-                slot.last.store(range.last(), Store::Relaxed);
+                // ORDERING: hand on what the claim acquired, to whoever reads them behind the word of an older generation; pair
+                // with the loads in `Slot::range`.
+                slot.start.store(range.start(), Store::Release);
+                slot.last.store(range.last(), Store::Release);
                 // ORDERING: publishes the range; pairs with the acquire in `close` and `overlaps`.
                 slot.word.store(word | OPEN, Store::Release);
                 return true;
@@ -73,9 +79,10 @@ impl<P: Platform> Windows<P> {
             // The generation in the word makes sure that it is still the window whose range was read: another end of an equal
             // range may have closed it, and another start may have taken the slot.
             let freed = (word & !STATE).wrapping_add(GENERATION) | FREE;
-            // ORDERING: releases the reads above to the next claimer. Everything the invalidation did happens before an
-            // attach that sees the slot free (acquire in `overlaps`). A failure acquires from the end that took this window:
-            // its own, of the same range, is left for us in a slot further on, and we have to see it there.
+            // ORDERING: everything the invalidation did happens before an attach that sees the slot free (acquire in
+            // `overlaps`), or that reads the range of its next owner (`Slot::range`, through the claim). A failure acquires from
+            // the end that took this window: its own, of the same range, is left for us in a slot further on, and we have
+            // to see it there. It never fails for another reason: we look at each slot once.
             if slot.word.compare_exchange(word, freed, Rmw::Release, Load::Acquire).is_ok() {
                 return true;
             }
@@ -98,8 +105,12 @@ impl<P: Platform> Windows<P> {
 }
 
 impl<P: Platform> Slot<P> {
+    /// The range of the generation whose word was read, or of a later one, or a mixture. Whoever passes the slot over because of it
+    /// has acquired what ended the window whose word was read: without that an attach does not see what the invalidation did, and
+    /// an end does not see where the other end of its range left a window for it.
     fn range(&self) -> (usize, usize) {
-        (self.start.load(Load::Relaxed), self.last.load(Load::Relaxed))
+        // ORDERING: pair with the stores in `open`.
+        (self.start.load(Load::Acquire), self.last.load(Load::Acquire))
     }
 
     fn overlaps(&self, range: AddrRange) -> bool {
@@ -150,7 +161,7 @@ impl Spill {
 #[cfg(all(test, feature = "std"))]
 mod tests {
     use super::*;
-    use crate::backend::std::Std;
+    use crate::platforms::std::Std;
 
     /// The generation of a slot passes the end of its word: an end still closes its own window and no other.
     #[test]

@@ -48,7 +48,7 @@ impl<P: Platform> SgTable<P> {
     /// [`Error::TooBig`] if more segments would be needed than `limits.segments`, [`Error::NoMemory`].
     ///
     /// ```
-    /// use userptr::{SgLimits, SgTable, backend::std::Std};
+    /// use userptr::{SgLimits, SgTable, platforms::std::Std};
     /// let table = SgTable::<Std>::build([7, 8, 9, 20].into_iter(), SgLimits::NONE)?;
     /// assert_eq!(table.segments().len(), 2);
     /// assert_eq!(table.segments()[0].pages, 3);

@@ -8,7 +8,9 @@
 pub unsafe trait Cell<T> {
     /// A cell that holds `value`. Movable until its address is shared.
     fn new(value: T) -> Self;
-    /// A read: no write may be in progress in another thread. The pointer must not be used after `f` returns.
+    /// A read: no write may be in progress in another thread. The pointer must not be used after `f` returns, unless the caller
+    /// knows that no write can come for as long: what is written once and then published is read like that. A host that
+    /// checks sees such a read begin, and not how long it lasts.
     fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R;
     /// A write: no other access may be in progress in another thread. The pointer must not be used after `f` returns.
     fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R;

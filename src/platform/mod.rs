@@ -31,7 +31,7 @@ pub use work::{RawQueue, RawWork};
 /// matching [`dealloc`](Platform::dealloc).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a host of the core",
-    label = "implement `Platform` for it, or use a backend: `backend::std::Std`, `backend::loom::Loom`"
+    label = "implement `Platform` for it, or use one of the crate: `platforms::std::Std`, `platforms::loom::Loom`"
 )]
 pub unsafe trait Platform: Sized + Send + Sync + 'static {
     /// An atomic word.

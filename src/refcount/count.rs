@@ -12,7 +12,7 @@ use core::fmt;
 /// Source: `kref_init`, `kref_get`, `kref_get_unless_zero`, `kref_put`, `kref_put_mutex`.
 ///
 /// ```
-/// use userptr::{Refcount, backend::std::Std};
+/// use userptr::{Refcount, platforms::std::Std};
 /// let count = Refcount::<Std>::new();
 /// assert!(count.get_unless_zero());
 /// assert!(!count.put());
@@ -84,13 +84,12 @@ impl<P: Platform> Refcount<P> {
     /// One less. `true`: that was the last, and everything done under the others is visible.
     #[must_use = "`true` means that the caller releases the object"]
     pub fn put(&self) -> bool {
-        // ORDERING: releases what this holder did; pairs with the acquire of whoever reaches zero, below.
-        let old = self.count.fetch_sub(1, Rmw::Release);
+        // ORDERING: releases what this holder did to whoever reaches zero, and if that is this put, acquires what all the others
+        // did: it reads the end of the release sequence that every put belongs to. Acquired by the subtraction itself: an acquire
+        // load behind it would be ordered after this put only, and not after an earlier put of the same thread, for
+        // Arm's processors with `ldapr` and for Linux (E1).
+        let old = self.count.fetch_sub(1, Rmw::AcqRel);
         if old == 1 {
-            // ORDERING: reads zero, the end of the release sequence that every put before it belongs to, so all of
-            // them happen before what follows. A load rather than a fence: every checker understands it.
-            let zero = self.count.load(Load::Acquire);
-            debug_assert!(zero == 0);
             return true;
         }
         if old == 0 || old >= SATURATED {

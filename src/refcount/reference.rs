@@ -76,7 +76,7 @@ impl<T: ?Sized + Object<P>, P: Platform> Inner<T, P> {
 /// Ordering: cloning provides none; dropping releases, and the last drop acquires (see [`Refcount`]).
 ///
 /// ```
-/// use userptr::{Object, Ref, backend::std::Std};
+/// use userptr::{Object, Ref, platforms::std::Std};
 /// struct Frame(u32);
 /// // SAFETY: there is nothing to settle and nothing points to a `Frame`.
 /// unsafe impl Object<Std> for Frame {}

@@ -10,7 +10,7 @@ use core::marker::PhantomData;
 /// Source: `struct work_struct`, `INIT_WORK`.
 ///
 /// ```
-/// use userptr::backend::std::{Std, Workers};
+/// use userptr::platforms::std::{Std, Workers};
 /// use userptr::{HasWork, Object, Ref, Work, has_work};
 /// use userptr::work::{enqueue, flush_item};
 ///

@@ -10,7 +10,8 @@ use core::ptr;
 /// A work item of a [`SoftQueue`].
 ///
 /// # Invariants
-/// * `pending` is 1 from a successful enqueue until just before the function runs, or until it is cancelled.
+/// * `pending` is 1 from a successful enqueue until just before the function runs, or until it is cancelled. It changes under the lock
+///   of the queue that the item is on; a word of its own, because another queue has to refuse the item meanwhile.
 /// * `link` is touched only under the lock of the queue that the item is, or is about to be, on.
 pub struct SoftWork<P: Platform> {
     run: unsafe fn(*const Self),
@@ -41,8 +42,8 @@ unsafe impl<P: Platform> RawWork for SoftWork<P> {
 
 impl<P: Platform> SoftWork<P> {
     fn is_pending(&self) -> bool {
-        // ORDERING: pairs with the swap that clears it, so that a `false` shows that the run has begun.
-        self.pending.load(Load::Acquire) != 0
+        // Relaxed: a snapshot. What a run does is seen after a flush.
+        self.pending.load(Load::Relaxed) != 0
     }
 
     /// # Safety
@@ -110,7 +111,7 @@ unsafe impl<P: Platform> Send for State<P> {}
 /// Source: `struct workqueue_struct`, `alloc_workqueue`, `flush_workqueue`, `destroy_workqueue`.
 ///
 /// ```
-/// use userptr::{RawQueue, Ref, SoftQueue, backend::std::Std};
+/// use userptr::{RawQueue, Ref, SoftQueue, platforms::std::Std};
 ///
 /// let queue = Ref::<SoftQueue<Std>, Std>::try_new(SoftQueue::blank()).map_err(|(_, e)| e)?;
 /// let worker = { let queue = queue.clone(); std::thread::spawn(move || queue.work()) };
@@ -174,9 +175,17 @@ impl<P: Platform> SoftQueue<P> {
     pub fn work(&self) {
         loop {
             while self.run_one() {}
+            // An item that another worker is running, and that was queued again, is nothing to do: the end of that run wakes us.
+            let mut over = false;
+            let something = || {
+                self.with(|s| {
+                    over = s.shut && s.head.is_null();
+                    over || s.runnable().is_some()
+                })
+            };
             // SAFETY: settled by `Ref::try_new`; no lock is held here.
-            unsafe { self.idle.wait_until(None, || self.with(|s| s.shut || s.runnable().is_some())) };
-            if self.with(|s| s.shut && s.head.is_null()) {
+            unsafe { self.idle.wait_until(None, something) };
+            if over {
                 return;
             }
         }
@@ -193,10 +202,10 @@ impl<P: Platform> SoftQueue<P> {
                 mark.item = item;
                 mark.turn = (*item).link(|l| l.turn);
                 mark.next.with_mut(|n| *n = s.running);
-                // ORDERING: a swap, not a store. It reads the enqueue's swap, so what the enqueuer wrote is visible to
-                // the run; and an enqueue that was refused is a read-modify-write before this one in the same chain, so
-                // the run sees that enqueuer's writes too. Cleared here, before the function runs: an enqueue from now on is accepted and
-                // runs the item once more.
+                // Cleared here, before the function runs: an enqueue from now on is accepted and runs the item once more.
+                // ORDERING: for enqueues on other queues, which take another lock. A swap: an enqueue that another queue refused
+                // is a read-modify-write before this one in the same chain, so the run sees that enqueuer's writes, too;
+                // and the links are handed on to the next one who queues the item, wherever.
                 (*item).pending.swap(0, Rmw::AcqRel);
                 (*item).run
             };
@@ -371,14 +380,12 @@ unsafe impl<P: Platform> RawQueue<SoftWork<P>> for Ref<SoftQueue<P>, P> {
     unsafe fn enqueue(&self, item: *const SoftWork<P>) -> bool {
         // SAFETY: the item is alive (caller).
         let work = unsafe { &*item };
-        // ORDERING: releases to the worker's swap in `run_one`, also when it is refused: the chain of read-modify-writes carries it.
-        if work.pending.swap(1, Rmw::AcqRel) != 0 {
-            return false;
-        }
         let taken = self.with(|s| {
-            if s.shut {
-                // ORDERING: gives the mark back; as the swap in `run_one`.
-                work.pending.swap(0, Rmw::AcqRel);
+            // Under the lock: a refusal says that a run will serve the caller, who may flush or cancel next, and must find it in
+            // the list.
+            // ORDERING: pairs with the swaps in `run_one` and `cancel` where those were another queue's: acquires the links, and
+            // releases to them what was written before, also when it is refused.
+            if s.shut || work.pending.swap(1, Rmw::AcqRel) != 0 {
                 return false;
             }
             // SAFETY: the mark was ours to set, so the item is in no list; it is alive until it runs (caller).
@@ -415,7 +422,7 @@ unsafe impl<P: Platform> RawQueue<SoftWork<P>> for Ref<SoftQueue<P>, P> {
                     return false;
                 }
                 s.unlink(item);
-                // ORDERING: as the swap in `run_one`: whoever enqueued before is visible to the canceller.
+                // ORDERING: as the swap in `run_one`: whoever was refused before, and the links for whoever queues it next.
                 work.pending.swap(0, Rmw::AcqRel);
             }
             true

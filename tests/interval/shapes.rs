@@ -2,8 +2,8 @@
 
 use crate::support::{Checked, Pool, on_every_index, range_of, span};
 use core::mem::size_of;
-use userptr::backend::std::Std;
 use userptr::interval::{IntervalIndex, Node, Tree};
+use userptr::platforms::std::Std;
 use userptr::{AddrRange, Error};
 
 on_every_index!(

@@ -1,8 +1,8 @@
 //! A pool of nodes with the naive answer to every query beside the index.
 
 use core::ptr::NonNull;
-use userptr::backend::std::Std;
 use userptr::interval::{IntervalIndex, Node, Tree};
+use userptr::platforms::std::Std;
 use userptr::{AddrRange, Error};
 
 pub(crate) type At = NonNull<Node<Std>>;
@@ -163,11 +163,11 @@ fn free(node: At) {
 macro_rules! on_every_index {
     ($($name:ident),* $(,)?) => {
         mod tree {
-            $(#[test] fn $name() { super::$name::<userptr::interval::Tree<userptr::backend::std::Std>>(); })*
+            $(#[test] fn $name() { super::$name::<userptr::interval::Tree<userptr::platforms::std::Std>>(); })*
         }
         #[cfg(feature = "iset")]
         mod iset {
-            $(#[test] fn $name() { super::$name::<userptr::interval::IsetIndex<userptr::backend::std::Std>>(); })*
+            $(#[test] fn $name() { super::$name::<userptr::interval::IsetIndex<userptr::platforms::std::Std>>(); })*
         }
     };
 }

@@ -4,9 +4,9 @@ use crate::world::{Host, Setup, World, range, rounds, until};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
-use userptr::device::sim::{Op, PAGE, Seam};
 use userptr::notifier::State;
 use userptr::{Blockable, Error, Notifier, Outcome, UserPtr};
+use userptr_sim::{Op, PAGE, Seam};
 
 /// The release is held up in `seam` while a start arrives. The start must not return before the release has unpinned.
 fn s77_a_start_waits_for_a_release_that_has_pages<P: Host>() {
@@ -183,7 +183,7 @@ fn s81_a_registration_while_a_window_is_open<P: Host>() {
         w.machine.once(Seam::Started, move |_| {
             let creator = thread::spawn(move || {
                 let _in = machine.enter(&users);
-                let space = userptr::device::sim::Space::<P>::of(&users);
+                let space = userptr_sim::Space::<P>::of(&users);
                 let object = userptr::Context::create(&ctx, &space, a, PAGE, 0).unwrap();
                 // The old page may still be there. It must not be installed.
                 let first = UserPtr::acquire(&object).map(|lease| {

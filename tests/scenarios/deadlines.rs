@@ -3,9 +3,9 @@
 use crate::world::{Host, Object, Setup, World, range, rounds, until};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use userptr::device::sim::{PAGE, Seam};
 use userptr::notifier::State;
 use userptr::{Blockable, Error, Notifier, Outcome, UserPtr};
+use userptr_sim::{PAGE, Seam};
 
 fn s83_a_lease_beyond_the_deadline<P: Host>() {
     for queued in [false, true] {
@@ -37,7 +37,7 @@ fn s83_a_lease_beyond_the_deadline<P: Host>() {
         assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Idle, 0));
         assert!(w.machine.page(page).freed);
         assert_eq!((n.stats().quarantined, n.stats().quarantined_ever), (0, 1));
-        w.process.mmap_fixed(a, 2 * PAGE, userptr::device::sim::Prot::RW);
+        w.process.mmap_fixed(a, 2 * PAGE, userptr_sim::Prot::RW);
         drop(w.lease(&object));
 
         // The object's last reference goes while it is quarantined: the lease holder's is the last.
@@ -173,7 +173,7 @@ fn s86_the_records_last_reference_goes_inside_a_queued_cancel<P: Host>() {
             let _in = other.enter();
             let b = other.mmap(PAGE);
             other.store(b, 1).unwrap();
-            let space = userptr::device::sim::Space::of(&other);
+            let space = userptr_sim::Space::of(&other);
             let object = userptr::Context::create(&w.ctx, &space, b, PAGE, 0).unwrap();
             drop(w.lease(&object));
             object

@@ -3,9 +3,9 @@
 use crate::world::{Host, Object, Setup, World, range, rounds, until};
 use std::sync::mpsc::channel;
 use std::thread;
-use userptr::device::sim::{Op, PAGE, Prot, Seam, Space};
 use userptr::notifier::State;
 use userptr::{Blockable, Context, Error, Flags, Outcome, UserPtr};
+use userptr_sim::{Op, PAGE, Prot, Seam, Space};
 
 /// The first device's callbacks are in flight as long as the start waits for the second's.
 fn s47_unregister_waits_for_a_callback_in_flight<P: Host>() {

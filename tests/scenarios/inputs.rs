@@ -1,9 +1,9 @@
 //! Scenarios 1 to 10: what a caller may pass; handles, and what a start says of itself.
 
 use crate::world::{Host, Setup, World, range, rounds};
-use userptr::device::sim::{PAGE, Prot, TOP};
 use userptr::notifier::State;
 use userptr::{AddrRange, Blockable, Client, Context, Error, Flags, Outcome, UserPtr};
+use userptr_sim::{PAGE, Prot, TOP};
 
 /// No record, no notifier, no registration, no allocation.
 fn nothing_is_left<P: Host>(w: &World<P>, live: usize) {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
-use userptr::device::sim::{PAGE, Prot, Seam, Space};
 use userptr::notifier::State;
 use userptr::{Client, Context, Error, Flags, Ref, UserPtr};
+use userptr_sim::{PAGE, Prot, Seam, Space};
 
 fn s38_a_dying_object_is_not_found<P: Host>() {
     let w = World::<P>::new();

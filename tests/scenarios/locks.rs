@@ -1,13 +1,13 @@
-//! Scenarios 53 to 59, and 85: locks and context. Scenario 58's checker has its own tests beside it, in `backend::sim`.
+//! Scenarios 53 to 59, and 85: locks and context. Scenario 58's checker has its own tests beside it, in the package `userptr-sim`.
 
 use crate::world::{Host, Setup, World, range};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use userptr::backend::sim::lockdep::{self, Kind};
-use userptr::device::sim::{Op, PAGE, Prot, Refused, Seam};
 use userptr::notifier::State;
 use userptr::{Blockable, Client, Error, Flags, Outcome, UserPtr, WouldBlock};
+use userptr_sim::platform::lockdep::{self, Kind};
+use userptr_sim::{Op, PAGE, Prot, Refused, Seam};
 
 /// A driver's object lock, known to the lock checker.
 struct DriverLock(Mutex<()>);

@@ -11,9 +11,11 @@
 //! | 47-52 | `endings` |
 //! | 53-59, 85 | `locks` |
 //! | 60-68 | `sharing` (66: `memory`) |
-//! | 69-76 | `tests/linux`, on real memory |
+//! | 69-76 | `crates/userptr-linux/tests/linux`, on real memory |
 //! | 77-82 | `corners` |
 //! | 83, 84, 86 | `deadlines` |
+//! | 160-164 | `tests/cases`, on loom and under Miri |
+//! | 165-168 | `edges` |
 //! | rule 29 | `holders` |
 #![allow(
     clippy::unwrap_used,
@@ -28,6 +30,7 @@
 
 mod corners;
 mod deadlines;
+mod edges;
 mod endings;
 mod holders;
 mod inputs;

@@ -1,8 +1,8 @@
 //! Scenario 66: every allocation fails once.
 
 use crate::world::{Host, World};
-use userptr::device::sim::PAGE;
 use userptr::{Client, Error, Flags, UserPtr};
+use userptr_sim::PAGE;
 
 /// Fails each allocation of a whole life in turn.
 fn s66_the_nth_allocation_fails<P: Host>() {
@@ -73,7 +73,7 @@ fn s66_a_context_that_cannot_be_made<P: Host>() {
 }
 
 crate::on_host! {
-    metered, userptr::backend::sim::Sim;
+    metered, userptr_sim::platform::Sim;
     s66_the_nth_allocation_fails,
     s66_a_context_that_cannot_be_made,
 }

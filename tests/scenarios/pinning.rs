@@ -3,9 +3,9 @@
 use crate::world::{Gate, Host, Setup, World};
 use std::sync::mpsc::channel;
 use std::thread;
-use userptr::device::sim::{PAGE, Process, Prot, Seam};
 use userptr::notifier::State;
 use userptr::{Error, UserPtr};
+use userptr_sim::{PAGE, Process, Prot, Seam};
 
 fn s14_an_attach_inside_a_window_is_refused_until_its_end<P: Host>() {
     let w = World::<P>::new();

@@ -3,9 +3,9 @@
 use crate::world::{Host, Setup, World, range, until};
 use std::sync::mpsc::channel;
 use std::thread;
-use userptr::device::sim::{PAGE, PinFault, Seam, Space};
 use userptr::notifier::State;
 use userptr::{Context, Error, Flags, Refcount, UserPtr};
+use userptr_sim::{PAGE, PinFault, Seam, Space};
 
 fn s60_a_forked_child_gets_nothing<P: Host>() {
     let w = World::<P>::new();
@@ -231,7 +231,7 @@ fn s68_a_read_only_object_is_never_dirtied<P: Host>() {
     assert_eq!((w.machine.page(page).dirty, w.machine.page(page).accessed), (false, false));
     // A read-only object over memory that may only be read, and one that may not be written over the same.
     let b = w.memory(1);
-    w.process.mprotect(b, PAGE, userptr::device::sim::Prot::R);
+    w.process.mprotect(b, PAGE, userptr_sim::Prot::R);
     let read = w.try_create(b, PAGE, Flags::READ_ONLY.bits()).unwrap();
     assert_eq!(w.read(&w.lease(&read), 0), 1);
     let write = w.create(b, 1);

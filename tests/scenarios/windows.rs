@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
-use userptr::device::sim::{Op, PAGE, Process, Prot, Seam};
 use userptr::notifier::State;
 use userptr::{Blockable, Error, Outcome, UserPtr};
+use userptr_sim::{Op, PAGE, Process, Prot, Seam};
 
 fn s20_a_start_returns_when_the_device_is_idle_and_the_pages_are_unpinned<P: Host>() {
     for queued in [false, true] {

@@ -3,9 +3,9 @@
 use crate::world::{Host, Setup, World, range, rounds, until};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use userptr::device::sim::{Op, PAGE, PinFault, Prot, Seam};
 use userptr::notifier::State;
 use userptr::{Error, Notifier, Ref, UserPtr};
+use userptr_sim::{Op, PAGE, PinFault, Prot, Seam};
 
 fn s27_a_partial_fast_pin_is_given_back_once_and_the_worker_finishes<P: Host>() {
     let w = World::<P>::new();

@@ -6,16 +6,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, Once};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use userptr::backend::sim::Sim;
-use userptr::backend::std::Std;
-use userptr::device::sim::{
-    DmaDevice, DmaMap, Engine, Entered, Job, Machine, PAGE, Process, Record, Seam, Space,
-};
 use userptr::notifier::{NotifierStats, State};
+use userptr::platforms::std::Std;
 use userptr::{
     AddrRange, Context, Error, Lease, Limits, Notifier, Platform, Queues, Ref, SoftQueue, SoftWork, UserPtr,
     UserPtrRef,
 };
+use userptr_sim::platform::Sim;
+use userptr_sim::{DmaDevice, DmaMap, Engine, Entered, Job, Machine, PAGE, Process, Record, Seam, Space};
 
 /// A host of the scenarios.
 pub trait Host: Platform<Queue = Ref<SoftQueue<Self>, Self>, Work = SoftWork<Self>> {
@@ -73,8 +71,8 @@ pub fn deadline(name: &str, body: impl FnOnce() + Send + 'static) {
 #[macro_export]
 macro_rules! on_each_host {
     ($($(#[$meta:meta])* $name:ident),* $(,)?) => {
-        $crate::on_host! { on_std, userptr::backend::std::Std; $($(#[$meta])* $name),* }
-        $crate::on_host! { on_sim, userptr::backend::sim::Sim; $($(#[$meta])* $name),* }
+        $crate::on_host! { on_std, userptr::platforms::std::Std; $($(#[$meta])* $name),* }
+        $crate::on_host! { on_sim, userptr_sim::platform::Sim; $($(#[$meta])* $name),* }
     };
 }
 

@@ -7,8 +7,8 @@ use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{self, Ordering};
 use core::time::Duration;
-use userptr::backend::native::{NativeCell, NativeUsize};
 use userptr::platform::{LockClass, RawLock, RawQueue, RawWait, RawWork};
+use userptr::platforms::native::{NativeCell, NativeUsize};
 use userptr::{Error, Object, Platform, Ref};
 
 /// Spinlocks, mutexes, wait queues, workqueues and `kvmalloc` of the running kernel.

@@ -5,7 +5,7 @@ use crate::platform::Kernel;
 use core::ffi::{c_int, c_void};
 use core::fmt;
 use core::ptr::NonNull;
-use userptr::memory::{AddressSpace, Caller, Pages, Usage, Users};
+use userptr::address_space::{AddressSpace, Caller, Pages, Usage, Users};
 use userptr::notifier::{Blockable, Notifier, Outcome};
 use userptr::{AddrRange, Error, Ref};
 

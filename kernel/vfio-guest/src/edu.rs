@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use userptr::Outcome;
-use userptr::device::vfio::{Quiesce, Span};
+use userptr_linux::vfio::{Quiesce, Span};
 use vfio_ioctls::{VfioContainer, VfioDevice};
 
 const IDENTITY: u32 = 0x0100_00ed;

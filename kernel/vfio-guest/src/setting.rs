@@ -4,10 +4,10 @@ use crate::edu::{Edu, LAST_ADDRESS, MOST_BYTES, Way};
 use crate::memory;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use userptr::backend::linux::{Linux, Options};
-use userptr::backend::std::{Std, Workers};
-use userptr::device::vfio::{IovaRange, Setup, Span, Type1, Vfio};
+use userptr::platforms::std::{Std, Workers};
 use userptr::{Client, Context, Error, Lease, Queues, Ref, UserPtr, UserPtrRef};
+use userptr_linux::vfio::{IovaRange, Setup, Span, Type1, Vfio};
+use userptr_linux::{Linux, Options};
 use vfio_ioctls::VfioContainer;
 
 pub type Card = Vfio<Arc<Edu>, Type1<Arc<VfioContainer>>>;

@@ -7,10 +7,10 @@ use crate::memory;
 use crate::setting::{PAGE, SETUP, Setting, eventually, lease, span, try_lease};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use userptr::backend::linux::Options;
-use userptr::device::vfio::{Container, IovaRange, Setup, Span};
 use userptr::notifier::State;
 use userptr::{Buffer, Context, Device, Error, Flags, Outcome, Prepare, SgLimits, SgTable, UserPtr};
+use userptr_linux::Options;
+use userptr_linux::vfio::{Container, IovaRange, Setup, Span};
 
 const BYTES: usize = 4 * PAGE;
 

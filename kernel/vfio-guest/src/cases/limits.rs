@@ -5,9 +5,9 @@ use crate::Case;
 use crate::edu::MOST_BYTES;
 use crate::memory;
 use crate::setting::{PAGE, SETUP, Setting, lease, span, try_lease};
-use userptr::backend::linux::{Options, Refusal};
-use userptr::device::vfio::{IovaRange, Setup};
 use userptr::{Error, UserPtr};
+use userptr_linux::vfio::{IovaRange, Setup};
+use userptr_linux::{Options, Refusal};
 
 pub fn cases() -> Vec<Case> {
     vec![

@@ -82,7 +82,7 @@ fn compare(change: Change, stale: bool) -> String {
 }
 
 /// Whether the device sees other memory than the process, or writes to other memory.
-fn is_stale(setting: &Setting, at: userptr::device::vfio::Span, seed: u64) -> bool {
+fn is_stale(setting: &Setting, at: userptr_linux::vfio::Span, seed: u64) -> bool {
     let reads = setting.seen_by_device(at, 0, BYTES) != memory::look(PLACE, BYTES);
     setting.load(seed);
     setting.edu.transfer(at, 0, BYTES, Way::ToMemory);

@@ -1,0 +1,272 @@
+//! The monitor: one thread that reads what the kernel tells and passes it to the notifiers.
+//!
+//! It never allocates, frees, waits for a device or takes a lock that is ever held across an allocation: whoever frees memory in
+//! the process may be blocked until this thread has read the message (scenario 72). Cancels run on the notifier's queue.
+
+use super::grace::Graces;
+use super::pagemap::{Mark, Progress};
+use super::regions::{Held, MOST_REGIONS, PollSet};
+use super::uffd::{Event, Events, Probe};
+use super::{Shared, Watch, threads};
+use core::sync::atomic::{AtomicU64, Ordering, fence};
+use core::time::Duration;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::Instant;
+use userptr::AddrRange;
+use userptr::Error;
+use userptr::notifier::{Blockable, Notifier, Stopping};
+use userptr::platforms::std::Std;
+use userptr::refcount::Ref;
+
+/// The most registrations, and so devices with a notifier of their own, on one address space.
+pub const MOST_NOTIFIERS: usize = 8;
+/// How long a registration waits for a place. Records of address spaces are freed by a work item, so that of a released one may still
+/// be registered when the next one comes.
+const VACANCY: Duration = Duration::from_secs(1);
+/// How often a held unmapper's devices are looked at.
+const STRICT_TICK: Duration = Duration::from_micros(100);
+
+type Slot = Option<Ref<Notifier<Std>, Std>>;
+
+/// Who is told, and which discards are still in their grace.
+#[derive(Debug)]
+pub(super) struct Told {
+    notifiers: [Slot; MOST_NOTIFIERS],
+    graces: Graces,
+}
+
+impl Told {
+    pub(super) fn new() -> Self {
+        Self { notifiers: [const { None }; MOST_NOTIFIERS], graces: Graces::new() }
+    }
+
+    /// A new listener, who is told of the discards in their grace, too.
+    fn add(&mut self, notifier: Ref<Notifier<Std>, Std>) -> Option<usize> {
+        let (index, slot) = self.notifiers.iter_mut().enumerate().find(|(_, slot)| slot.is_none())?;
+        for range in self.graces.ranges() {
+            notifier.open_window(range);
+        }
+        *slot = Some(notifier);
+        Some(index)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Notifier<Std>> {
+        self.notifiers.iter().flatten().map(|notifier| &**notifier)
+    }
+
+    /// Opens a window and closes every lease in it; the cancels are queued. All devices are told before any cancel runs (rule 24).
+    fn begin(&self, range: AddrRange) {
+        let mut stopping: [Option<Stopping<'_, Std>>; MOST_NOTIFIERS] = [const { None }; MOST_NOTIFIERS];
+        for (slot, notifier) in stopping.iter_mut().zip(self.all()) {
+            // Never refused: it is blockable.
+            *slot = notifier.begin(range, Blockable::Yes).ok();
+        }
+        stopping.into_iter().flatten().for_each(Stopping::let_go);
+    }
+
+    fn end(&self, range: AddrRange) {
+        self.all().for_each(|notifier| notifier.invalidate_end(range));
+    }
+
+    /// Whether nothing in the range has pages any more. Waits for nothing.
+    fn is_clear(&self, range: AddrRange) -> bool {
+        self.all().all(|notifier| match notifier.begin(range, Blockable::No) {
+            Ok(stopping) => {
+                stopping.let_go();
+                notifier.invalidate_end(range);
+                true
+            }
+            Err(_) => false,
+        })
+    }
+
+    /// A discard: its window stays open, because the pages go only after the message was read.
+    fn discard(&mut self, range: AddrRange, mark: Option<Mark>, grace: Duration) {
+        let Some(widened) = self.graces.add(range, mark, Instant::now(), grace) else { return };
+        self.begin(widened.now);
+        if let Some(before) = widened.before {
+            self.end(before);
+        }
+    }
+}
+
+/// Counters of the monitor.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) unmaps: AtomicU64,
+    pub(super) remaps: AtomicU64,
+    pub(super) discards: AtomicU64,
+    /// Unmappers that were let go though a device was not idle.
+    pub(super) overdue: AtomicU64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Shared {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place with the monitor.
+    pub(super) fn add(&self, notifier: Ref<Notifier<Std>, Std>) -> Result<usize, Error> {
+        let full = |told: &mut Told| told.notifiers.iter().all(Option::is_some);
+        let waited = self.vacancy.wait_timeout_while(self.told(), VACANCY, full);
+        waited.unwrap_or_else(PoisonError::into_inner).0.add(notifier).ok_or(Error::Limit)
+    }
+
+    /// Gives it back. The monitor holds the lock while it calls: when we have it, no callback runs.
+    pub(super) fn remove(&self, index: usize) {
+        let gone = self.told().notifiers.get_mut(index).and_then(Option::take);
+        self.vacancy.notify_one();
+        // The last reference may free: not under the lock.
+        drop(gone);
+    }
+
+    /// See [`AddressSpace::quiet`](userptr::AddressSpace::quiet), and [the argument](super#why-a-look-up-never-finds-a-stale-page).
+    pub(super) fn quiet(&self) -> bool {
+        if !self.owner.is_me() {
+            return false;
+        }
+        if self.options.probe && self.watch.probe() != Probe::Quiet {
+            return false;
+        }
+        // ORDERING: the probe before the gate, never the other way round: a monitor that has read the last message, which is
+        // what makes the probe quiet, raised the gate before that. Pairs with the fence in `run`.
+        fence(Ordering::SeqCst);
+        // ORDERING: pairs with the release that lowers the gate: what the monitor did to the leases is visible to us.
+        !self.gate.load(Ordering::Acquire)
+    }
+
+    /// The monitor's thread.
+    pub(super) fn run(&self) {
+        let mut set = PollSet::new(self.stop.raw());
+        let mut events = Events::new();
+        let mut held: [Option<Held>; MOST_REGIONS] = [const { None }; MOST_REGIONS];
+        loop {
+            let timeout = self.timeout(&held);
+            self.watch.fill(&mut set, &held);
+            let stopped = set.wait(timeout);
+            if stopped {
+                return;
+            }
+            self.expire();
+            if !set.any_ready() && held.iter().all(Option::is_none) {
+                continue;
+            }
+            self.gate.store(true, Ordering::Relaxed);
+            // ORDERING: the gate is up before a message is read. Pairs with the fence in `quiet`: whoever finds the probe quiet
+            // because we read a message finds the gate up, or finds it lowered by the release below.
+            fence(Ordering::SeqCst);
+            match &self.watch {
+                Watch::Whole { uffd, .. } => {
+                    if set.any_broken() {
+                        // Nothing will be told any more. The gate stays up: nobody gets a lease that is not looked after.
+                        return;
+                    }
+                    while uffd.read(&mut events) != 0 {
+                        self.pass_on(&events);
+                    }
+                }
+                Watch::Regions(regions) => {
+                    regions.each(&set, &mut held, |region, held| self.strict(region, held, &mut events));
+                    for held in &mut held {
+                        if held.as_ref().is_some_and(|held| !regions.is_live(held)) {
+                            self.forget_held(held);
+                        }
+                    }
+                }
+                Watch::Nothing(_) => {}
+            }
+            // ORDERING: publishes what was done to the leases; pairs with the acquire in `quiet`.
+            self.gate.store(false, Ordering::Release);
+        }
+    }
+
+    fn pass_on(&self, events: &Events) {
+        if !self.options.lag.is_zero() {
+            std::thread::sleep(self.options.lag);
+        }
+        let mut told = self.told();
+        for event in events.iter() {
+            match event {
+                Event::Unmap(range) => {
+                    count(&self.counters.unmaps);
+                    // The pages are gone: what is pinned from here on is new.
+                    told.begin(range);
+                    told.end(range);
+                }
+                Event::Remap { from, .. } => {
+                    count(&self.counters.remaps);
+                    // What was at the new place before has an unmap of its own.
+                    told.begin(from);
+                    told.end(from);
+                }
+                Event::Remove(range) => {
+                    count(&self.counters.discards);
+                    let mark = if self.options.marks { self.pagemap.mark(range) } else { None };
+                    told.discard(range, mark, self.options.grace);
+                }
+            }
+        }
+    }
+
+    /// One region with a message waiting: the message is read, and so the unmapper let go, when the devices are idle.
+    fn strict(&self, region: &super::regions::Region, held: &mut Option<Held>, events: &mut Events) {
+        let range = region.range();
+        let now = Instant::now();
+        let until = match held {
+            Some(held) => held.until,
+            None => {
+                self.told().begin(range);
+                let until = now.checked_add(self.options.hold).unwrap_or(now);
+                *held = Some(Held { range, serial: region.serial(), until });
+                until
+            }
+        };
+        if !self.told().is_clear(range) {
+            if now < until {
+                return;
+            }
+            count(&self.counters.overdue);
+        }
+        while region.uffd().read(events) != 0 {
+            self.pass_on(events);
+        }
+        *held = None;
+        self.told().end(range);
+    }
+
+    /// Ends the windows of discards that are over.
+    fn expire(&self) {
+        let mut told = self.told();
+        let now = Instant::now();
+        while let Some(range) = told.graces.take_over(now, |mark| self.progress(mark)) {
+            told.end(range);
+        }
+    }
+
+    /// How far a discard is.
+    fn progress(&self, mark: Option<Mark>) -> Progress {
+        if self.options.marks && threads::all_others_sleep() {
+            return Progress::Over;
+        }
+        mark.map_or(Progress::Unknown, |mark| self.pagemap.progress(mark))
+    }
+
+    /// Ends the window of a region that is not watched any more.
+    fn forget_held(&self, held: &mut Option<Held>) {
+        if let Some(held) = held.take() {
+            self.told().end(held.range);
+        }
+    }
+
+    fn timeout(&self, held: &[Option<Held>]) -> Option<Duration> {
+        if held.iter().any(Option::is_some) {
+            return Some(STRICT_TICK);
+        }
+        let next = self.told().graces.next()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+}

@@ -1,0 +1,200 @@
+//! Why the kernel said no, by its cause.
+
+use core::fmt;
+use userptr::Error;
+
+/// Why the host refused something, naming the cause rather than the errno, because one errno has many causes and each has
+/// a cure of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// `ENOSYS`: the kernel was built without it, or is too old.
+    Missing(Facility),
+    /// `EPERM`, `EACCES` or `ENOSYS` in a process with a seccomp filter: most container runtimes filter both calls.
+    Seccomp(Facility),
+    /// `EPERM` or `EACCES`: a sysctl or a security module forbids it.
+    Denied(Facility),
+    /// The kernel has it, but not the features that are needed; these bits are missing.
+    Features(u64),
+    /// `EMFILE` or `ENFILE`: no more descriptors (`RLIMIT_NOFILE`).
+    Descriptors,
+    /// `ENOMEM` where locked memory is charged: `RLIMIT_MEMLOCK`, in bytes, is too low and there is no `CAP_IPC_LOCK`.
+    LockedMemory(u64),
+    /// `ENOMEM` where a mapping would be split: the process has as many as `vm.max_map_count` allows.
+    Mappings,
+    /// `EAGAIN`: no more threads.
+    Threads,
+    /// `ENOSPC`: the VFIO container takes no more mappings.
+    DmaEntries,
+    /// No free range of device addresses (IOVA) is large enough for this many bytes.
+    Iova(u64),
+    /// The smallest page of the IOMMU, in bytes, is larger than the processor's.
+    LargePages(u64),
+    /// Memory that may only be read cannot be pinned so that it stays what it is: a kernel before 6.2.
+    ReadOnlyPages,
+    /// A mapping of the device could not be taken away, with this errno: the device may still reach its pages, which stay pinned.
+    Stuck(i32),
+    /// The crate's own table is full; it holds this many.
+    Table(usize),
+    /// `EBUSY`: another userfaultfd has registered the range already. One [`Linux`](super::Linux) per process, shared by
+    /// [`grab`](userptr::AddressSpace::grab), avoids that.
+    Claimed,
+    /// Nothing is mapped in the range, or a part of it is not (`EFAULT`).
+    Unmapped,
+    /// A mapping in the range cannot be watched: without `UFFD_FEATURE_WP_ASYNC` that is every file and every SysV segment,
+    /// with it, a shared mapping of a file that was opened for reading only.
+    Unwatchable,
+    /// Another process than the one that opened it: a forked child (`EFAULT`).
+    Forked,
+    /// `ENOMEM`: the kernel ran out of memory.
+    Memory,
+    /// Any other errno, positive.
+    Errno(i32),
+}
+
+/// What was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Facility {
+    /// `userfaultfd(2)`.
+    Userfaultfd,
+    /// `io_uring_setup(2)` and its kin.
+    IoUring,
+    /// A VFIO container with an IOMMU of type 1.
+    Vfio,
+}
+
+impl fmt::Display for Facility {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Userfaultfd => "userfaultfd",
+            Self::IoUring => "io_uring",
+            Self::Vfio => "VFIO container of type 1",
+        })
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(what) => write!(f, "this kernel has no {what} (ENOSYS)"),
+            Self::Seccomp(what) => {
+                write!(f, "a seccomp filter forbids {what}: allow it in the container's profile")
+            }
+            Self::Denied(Facility::Userfaultfd) => f.write_str(
+                "userfaultfd is forbidden (EPERM): a security module, or the rights of /dev/userfaultfd",
+            ),
+            Self::Denied(Facility::IoUring) => {
+                f.write_str("io_uring is forbidden (EPERM): see kernel.io_uring_disabled")
+            }
+            Self::Denied(Facility::Vfio) => {
+                f.write_str("VFIO is forbidden (EPERM): see the rights of /dev/vfio and the group's devices")
+            }
+            Self::Features(bits) => write!(f, "this kernel's userfaultfd lacks the features {bits:#x}"),
+            Self::Descriptors => f.write_str("out of file descriptors (EMFILE): raise RLIMIT_NOFILE"),
+            Self::LockedMemory(limit) => {
+                write!(f, "over the limit of locked memory, {limit} bytes (ENOMEM): raise RLIMIT_MEMLOCK")
+            }
+            Self::Mappings => f.write_str("too many mappings (ENOMEM): raise vm.max_map_count"),
+            Self::Threads => f.write_str("out of threads (EAGAIN): raise RLIMIT_NPROC"),
+            Self::DmaEntries => f.write_str(
+                "the container takes no more mappings (ENOSPC): map fewer, larger ranges, or raise dma_entry_limit of vfio_iommu_type1",
+            ),
+            Self::Iova(bytes) => write!(
+                f,
+                "no {bytes} bytes of device addresses are free: release mappings, or widen the window"
+            ),
+            Self::LargePages(bytes) => {
+                write!(f, "the IOMMU maps {bytes} bytes at least, more than a page of the processor")
+            }
+            Self::ReadOnlyPages => {
+                f.write_str("read-only memory cannot be pinned before Linux 6.2: make it writable to the process")
+            }
+            Self::Stuck(errno) => write!(
+                f,
+                "a mapping could not be taken away (errno {errno}): reset the device, then try again"
+            ),
+            Self::Table(size) => write!(f, "all {size} entries of the table are taken"),
+            Self::Claimed => {
+                f.write_str("another userfaultfd watches the range (EBUSY): share one Linux per process")
+            }
+            Self::Unmapped => f.write_str("the range is not mapped (EFAULT)"),
+            Self::Unwatchable => {
+                f.write_str("a mapping in the range cannot be watched: map it privately or as memfd")
+            }
+            Self::Forked => {
+                f.write_str("a forked child has no use of its parent's memory (EFAULT): open a new Linux")
+            }
+            Self::Memory => f.write_str("the kernel is out of memory (ENOMEM)"),
+            Self::Errno(errno) => write!(f, "errno {errno}"),
+        }
+    }
+}
+
+impl core::error::Error for Refusal {}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Missing(_)
+            | Refusal::Features(_)
+            | Refusal::Unwatchable
+            | Refusal::LargePages(_)
+            | Refusal::ReadOnlyPages => Self::NoDevice,
+            Refusal::Stuck(_) => Self::DeviceLost,
+            Refusal::Seccomp(_) | Refusal::Denied(_) => Self::Permission,
+            Refusal::Descriptors
+            | Refusal::LockedMemory(_)
+            | Refusal::Mappings
+            | Refusal::DmaEntries
+            | Refusal::Iova(_)
+            | Refusal::Threads
+            | Refusal::Table(_) => Self::Limit,
+            Refusal::Claimed => Self::Busy,
+            Refusal::Unmapped | Refusal::Forked => Self::Fault,
+            Refusal::Memory => Self::NoMemory,
+            Refusal::Errno(libc::EINTR) => Self::Interrupted,
+            Refusal::Errno(libc::EAGAIN) => Self::Again,
+            Refusal::Errno(_) => Self::Invalid,
+        }
+    }
+}
+
+impl Refusal {
+    /// The cause of an errno with which the whole facility was refused.
+    pub(crate) fn of_facility(what: Facility, errno: i32) -> Self {
+        match errno {
+            libc::ENOSYS | libc::EPERM | libc::EACCES if filtered() => Self::Seccomp(what),
+            libc::ENOSYS => Self::Missing(what),
+            libc::EPERM | libc::EACCES => Self::Denied(what),
+            libc::EMFILE | libc::ENFILE => Self::Descriptors,
+            libc::ENOMEM => Self::Memory,
+            errno => Self::Errno(errno),
+        }
+    }
+
+    /// The cause of an `ENOMEM` from a driver that pins memory for this process and charges it as locked.
+    #[must_use]
+    pub fn of_pinning() -> Self {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` is a valid place for the answer.
+        let got = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
+        if got == 0 && limit.rlim_cur != libc::RLIM_INFINITY && !super::owner::capable(CAP_IPC_LOCK) {
+            return Self::LockedMemory(limit.rlim_cur);
+        }
+        Self::Memory
+    }
+}
+
+const CAP_IPC_LOCK: u32 = 14;
+const PR_GET_SECCOMP_FILTER: i32 = 2;
+
+/// Whether a seccomp filter is in force. (A strict-mode process could not ask.)
+fn filtered() -> bool {
+    // SAFETY: takes no pointer.
+    unsafe { libc::prctl(libc::PR_GET_SECCOMP, 0, 0, 0, 0) == PR_GET_SECCOMP_FILTER }
+}
+
+/// The calling thread's errno.
+pub(crate) fn errno() -> i32 {
+    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}

@@ -1,0 +1,206 @@
+//! A device on every Linux machine: an io_uring whose fixed buffers are `userptr` objects.
+//!
+//! A fixed buffer is pinned when it is registered, and read and written by its pinned pages ever after, whatever the address means by
+//! then: after `munmap` and a new `mmap` the kernel still uses the old pages and reports full success. A [`UserPtr`](userptr::UserPtr)
+//! takes the registration away in time.
+//!
+//! | [`Device`] | io_uring |
+//! |---|---|
+//! | `prepare` | a slot of the sparse buffer table is filled, with a tag |
+//! | a lease | a request may name the slot |
+//! | `stop` | no request that has not been submitted is; the slot is cleared |
+//! | `wait_idle` | the tag's completion: no request uses the pages any more |
+//!
+//! One thread submits all requests and reaps all completions. It is nobody's user thread on purpose: completions run in the
+//! thread that submitted, and one that is blocked in `munmap` until its own I/O is done would never complete it.
+//! That thread, `stop`, `wait_idle` and `unmap` allocate nothing and take only the device's own lock, across which nothing is
+//! allocated.
+//!
+//! # What the kernel refuses
+//! Read-only mappings, holes, shared mappings of files on disk (`EFAULT`); more than 1 GiB in one buffer (`E2BIG`); more than
+//! `RLIMIT_MEMLOCK` without `CAP_IPC_LOCK` (`ENOSPC`; whole folios are charged). [`Uring::refusal`] tells the cause.
+
+mod op;
+mod ring;
+mod table;
+
+pub use op::{Direction, Op, Part};
+
+use crate::{Facility, Linux, Owner, Refusal};
+use core::fmt;
+use core::time::Duration;
+use ring::Shared;
+use std::sync::{Arc, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use table::{Phase, Table};
+use userptr::Error;
+use userptr::device::{Device, Limits, Prepare};
+use userptr::notifier::Outcome;
+use userptr::pages::SgLimits;
+
+/// The largest fixed buffer, in bytes.
+pub const MOST_BYTES: usize = 1 << 30;
+/// The most buffers in one table.
+pub const MOST_SLOTS: u16 = 1 << 14;
+
+/// How to set a ring up.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// The number of buffers, at most [`MOST_SLOTS`].
+    pub slots: u16,
+    /// The number of requests in flight, at most 4,096.
+    pub requests: u16,
+    /// How long an invalidation waits for leases and for requests in flight; see [`Limits::deadline`].
+    pub deadline: Option<Duration>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { slots: 1024, requests: 64, deadline: Some(Duration::from_secs(10)) }
+    }
+}
+
+/// An io_uring with a table of fixed buffers.
+pub struct Uring {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    deadline: Option<Duration>,
+}
+
+/// A filled slot of the buffer table.
+#[derive(Debug)]
+pub struct Slot {
+    index: u16,
+    serial: u64,
+    address: usize,
+    bytes: usize,
+}
+
+impl Slot {
+    /// The size of the buffer, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Uring {
+    /// A ring of the calling process.
+    ///
+    /// # Errors
+    /// [`Refusal`], with the cause.
+    pub fn open(setup: Setup) -> Result<Self, Refusal> {
+        let (slots, requests) = (setup.slots.clamp(1, MOST_SLOTS), setup.requests.clamp(1, 4096));
+        let table = Table::new(slots, requests)?;
+        let shared = Arc::new(Shared::open(table, slots, requests)?);
+        let thread = {
+            let shared = Arc::clone(&shared);
+            let builder = Builder::new().name(String::from("userptr-uring"));
+            builder.spawn(move || shared.run()).map_err(|_| Refusal::Threads)?
+        };
+        Ok(Self { shared, thread: Some(thread), deadline: setup.deadline })
+    }
+
+    /// Why the last buffer was refused that was refused.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        *self.shared.refusal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of buffers that are registered, and of requests that are in flight.
+    #[must_use]
+    pub fn in_use(&self) -> (usize, usize) {
+        self.shared.table().in_use()
+    }
+
+    fn refuse(&self, why: Refusal) -> Error {
+        *self.shared.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        why.into()
+    }
+}
+
+impl Device for Uring {
+    type Space = Linux;
+    type Map = Slot;
+
+    fn limits(&self) -> Limits {
+        Limits {
+            pages: usize::MAX,
+            sg: SgLimits::NONE,
+            // The kernel pins every fixed buffer for writing.
+            read_only: false,
+            deadline: self.deadline,
+            ..Limits::default()
+        }
+    }
+
+    fn prepare(&self, what: Prepare<'_, Linux>) -> Result<Slot, Error> {
+        if !self.shared.owner.is_me() {
+            return Err(Error::Fault);
+        }
+        let page = self.shared.page;
+        let bytes =
+            what.pages.len().checked_mul(page).filter(|bytes| *bytes <= MOST_BYTES).ok_or(Error::TooBig)?;
+        let slot = self.shared.table().take_slot();
+        let Some((index, serial)) = slot else {
+            return Err(self.refuse(Refusal::Table(self.shared.table().slots())));
+        };
+        if let Err(errno) = self.shared.fill(index, serial, what.address, bytes) {
+            self.shared.table().free_slot(index, serial);
+            return Err(match errno {
+                libc::EFAULT | libc::EOPNOTSUPP => self.refuse(Refusal::Unmapped),
+                libc::ENOMEM => self.refuse(Refusal::of_pinning()),
+                errno => self.refuse(Refusal::Errno(errno)),
+            });
+        }
+        Ok(Slot { index, serial, address: what.address, bytes })
+    }
+
+    fn stop(&self, map: &Slot) {
+        if self.shared.table().stop(map.index, map.serial) {
+            self.shared.wake.add(1);
+        }
+    }
+
+    fn wait_idle(&self, map: &Slot, timeout: Option<Duration>) -> Outcome {
+        // A release without an invalidation comes without a stop.
+        self.stop(map);
+        self.shared
+            .wait(timeout, |table| match table.phase(map.index, map.serial) {
+                _ if table.is_lost() => Some(Outcome::DeviceLost),
+                Phase::Idle | Phase::Free => Some(Outcome::Idle),
+                Phase::Live | Phase::Stopping | Phase::Cleared => None,
+            })
+            .unwrap_or(Outcome::TimedOut)
+    }
+
+    fn unmap(&self, map: Slot) {
+        if self.shared.owner.is_me() && self.shared.table().phase(map.index, map.serial) == Phase::Live {
+            // It never began: no request ever named the slot.
+            self.shared.clear(map.index);
+        }
+        self.shared.table().free_slot(map.index, map.serial);
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        if !self.shared.owner.is_me() {
+            // A forked child: the thread is not here.
+            core::mem::forget(thread);
+            return;
+        }
+        self.shared.table().shut_down();
+        self.shared.wake.add(1);
+        // A thread that panicked has said so already.
+        let _ = thread.join();
+    }
+}
+
+impl fmt::Debug for Uring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (slots, requests) = self.in_use();
+        write!(f, "Uring({slots} buffers, {requests} requests)")
+    }
+}

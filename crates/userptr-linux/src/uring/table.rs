@@ -1,0 +1,230 @@
+//! What the ring is doing: its buffer slots and its requests, in tables of fixed size.
+
+use super::Direction;
+use crate::Refusal;
+use std::os::fd::RawFd;
+
+/// Where a slot of the buffer table stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Empty.
+    Free,
+    /// Filled, or being filled.
+    Live,
+    /// No request may be submitted any more; to be cleared by the ring's thread.
+    Stopping,
+    /// Cleared; requests in flight still use the pages.
+    Cleared,
+    /// The tag came: nobody uses the pages.
+    Idle,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    phase: Phase,
+    /// Counts fillings, so that the tag of an earlier one is not taken for this one's.
+    serial: u64,
+    /// Requests between the look at the slot and the kernel's.
+    submitting: usize,
+}
+
+/// What a request asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ask {
+    pub(super) direction: Direction,
+    pub(super) fd: RawFd,
+    pub(super) slot: u16,
+    pub(super) serial: u64,
+    pub(super) address: usize,
+    pub(super) bytes: u32,
+    pub(super) at: u64,
+}
+
+/// Where a request stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Request {
+    Free,
+    /// Waits for the ring's thread.
+    Queued(Ask),
+    /// On its way into the kernel.
+    Submitting(u16),
+    /// The kernel has it: file and pages are held by the kernel until it completes.
+    InFlight,
+    /// A length, or a negative errno.
+    Done(i32),
+    /// In flight, and nobody waits for the result.
+    Abandoned,
+}
+
+/// # Invariants
+/// A slot leaves `Live` for `Cleared` only with no request `Submitting` to it, so a request never meets another filling of
+/// its slot.
+#[derive(Debug)]
+pub(super) struct Table {
+    slots: Vec<Entry>,
+    requests: Vec<Request>,
+    serial: u64,
+    stop: bool,
+    lost: bool,
+}
+
+impl Table {
+    pub(super) fn new(slots: u16, requests: u16) -> Result<Self, Refusal> {
+        let mut table = Self { slots: Vec::new(), requests: Vec::new(), serial: 0, stop: false, lost: false };
+        table.slots.try_reserve_exact(slots.into()).map_err(|_| Refusal::Memory)?;
+        table.requests.try_reserve_exact(requests.into()).map_err(|_| Refusal::Memory)?;
+        table.slots.resize(slots.into(), Entry { phase: Phase::Free, serial: 0, submitting: 0 });
+        table.requests.resize(requests.into(), Request::Free);
+        Ok(table)
+    }
+
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn in_use(&self) -> (usize, usize) {
+        let slots = self.slots.iter().filter(|slot| slot.phase != Phase::Free).count();
+        let busy = |request: &&Request| !matches!(request, Request::Free | Request::Done(_));
+        (slots, self.requests.iter().filter(busy).count())
+    }
+
+    /// An empty slot, for a new filling.
+    pub(super) fn take_slot(&mut self) -> Option<(u16, u64)> {
+        let (index, slot) = self.slots.iter_mut().enumerate().find(|(_, slot)| slot.phase == Phase::Free)?;
+        self.serial = self.serial.wrapping_add(1) & super::ring::SERIAL;
+        *slot = Entry { phase: Phase::Live, serial: self.serial, submitting: 0 };
+        Some((u16::try_from(index).ok()?, self.serial))
+    }
+
+    fn slot(&mut self, index: u16, serial: u64) -> Option<&mut Entry> {
+        self.slots.get_mut(usize::from(index)).filter(|slot| slot.serial == serial)
+    }
+
+    pub(super) fn free_slot(&mut self, index: u16, serial: u64) {
+        if let Some(slot) = self.slot(index, serial) {
+            slot.phase = Phase::Free;
+        }
+    }
+
+    pub(super) fn phase(&mut self, index: u16, serial: u64) -> Phase {
+        self.slot(index, serial).map_or(Phase::Free, |slot| slot.phase)
+    }
+
+    /// No more requests. `true`: the ring's thread has to clear the slot.
+    pub(super) fn stop(&mut self, index: u16, serial: u64) -> bool {
+        match self.slot(index, serial) {
+            Some(slot) if slot.phase == Phase::Live => {
+                slot.phase = Phase::Stopping;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A slot that is to be cleared now.
+    pub(super) fn next_to_clear(&mut self) -> Option<u16> {
+        let ready = |slot: &Entry| slot.phase == Phase::Stopping && slot.submitting == 0;
+        let (index, slot) = self.slots.iter_mut().enumerate().find(|(_, slot)| ready(slot))?;
+        slot.phase = Phase::Cleared;
+        u16::try_from(index).ok()
+    }
+
+    /// The tag of a filling came.
+    pub(super) fn tagged(&mut self, index: u16, serial: u64) {
+        if let Some(slot) = self.slot(index, serial)
+            && slot.phase == Phase::Cleared
+        {
+            slot.phase = Phase::Idle;
+        }
+    }
+
+    /// Queues a request; its number, or `None`: all are taken.
+    pub(super) fn queue(&mut self, ask: Ask) -> Option<usize> {
+        let (number, request) =
+            self.requests.iter_mut().enumerate().find(|(_, r)| matches!(r, Request::Free))?;
+        *request = Request::Queued(ask);
+        Some(number)
+    }
+
+    /// A queued request that may be submitted now. One whose slot is not live any more is done: cancelled.
+    pub(super) fn next_to_submit(&mut self) -> Option<(usize, Ask)> {
+        for (number, request) in self.requests.iter_mut().enumerate() {
+            let Request::Queued(ask) = *request else { continue };
+            let slot = self.slots.get_mut(usize::from(ask.slot));
+            match slot.filter(|slot| slot.serial == ask.serial && slot.phase == Phase::Live) {
+                Some(slot) => {
+                    slot.submitting = slot.submitting.saturating_add(1);
+                    *request = Request::Submitting(ask.slot);
+                    return Some((number, ask));
+                }
+                None => *request = Request::Done(-libc::ECANCELED),
+            }
+        }
+        None
+    }
+
+    /// The kernel has taken everything that was being submitted.
+    pub(super) fn submitted(&mut self) {
+        for request in &mut self.requests {
+            if let Request::Submitting(slot) = *request {
+                *request = Request::InFlight;
+                if let Some(slot) = self.slots.get_mut(usize::from(slot)) {
+                    slot.submitting = slot.submitting.saturating_sub(1);
+                }
+            }
+        }
+    }
+
+    /// A request completed.
+    pub(super) fn complete(&mut self, number: usize, result: i32) {
+        match self.requests.get_mut(number) {
+            Some(request @ Request::Abandoned) => *request = Request::Free,
+            Some(request) => *request = Request::Done(result),
+            None => {}
+        }
+    }
+
+    /// Whether the kernel has the request, or is done with it: neither its file nor its lease is needed any more.
+    pub(super) fn is_submitted(&self, number: usize) -> bool {
+        !matches!(self.requests.get(number), Some(Request::Queued(_) | Request::Submitting(_)))
+    }
+
+    /// The result, if there is one.
+    pub(super) fn result(&self, number: usize) -> Option<i32> {
+        match self.requests.get(number) {
+            Some(Request::Done(result)) => Some(*result),
+            _ => None,
+        }
+    }
+
+    /// Nobody asks for the result any more.
+    pub(super) fn abandon(&mut self, number: usize) {
+        match self.requests.get_mut(number) {
+            Some(request @ Request::Done(_)) => *request = Request::Free,
+            Some(request @ Request::InFlight) => *request = Request::Abandoned,
+            _ => {}
+        }
+    }
+
+    pub(super) fn shut_down(&mut self) {
+        self.stop = true;
+    }
+
+    pub(super) fn is_shut_down(&self) -> bool {
+        self.stop
+    }
+
+    /// The ring does not answer any more: nothing new, and nothing waits.
+    pub(super) fn lose(&mut self) {
+        self.lost = true;
+        for request in &mut self.requests {
+            if matches!(request, Request::Queued(_) | Request::Submitting(_) | Request::InFlight) {
+                *request = Request::Done(-libc::EIO);
+            }
+        }
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost
+    }
+}

@@ -1,0 +1,141 @@
+//! Scenario 73: fork with a live cache.
+
+use crate::child::scenario;
+use crate::stack::{Stack, eventually, lease};
+use crate::stale::memory;
+use std::sync::mpsc;
+use std::time::Duration;
+use userptr::{AddrRange, AddressSpace, Caller, Error, UserPtr};
+use userptr_linux::uffd::Uffd;
+use userptr_linux::{Options, Refusal};
+
+const BYTES: usize = 64 << 10;
+
+/// A forked child that runs `body`, tells its result, and then stays, with every descriptor open.
+struct Child {
+    pid: i32,
+    told: std::fs::File,
+}
+
+impl Child {
+    fn fork(body: impl FnOnce() -> bool) -> Self {
+        use std::io::Write;
+        use std::os::fd::FromRawFd;
+        let mut ends = [0; 2];
+        // SAFETY: room for two descriptors.
+        assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
+        // SAFETY: both are new.
+        let [told, mut tell] = ends.map(|fd| unsafe { std::fs::File::from_raw_fd(fd) });
+        // SAFETY: the child does little, and ends by being killed.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            tell.write_all(&[u8::from(body())]).unwrap();
+            loop {
+                // SAFETY: takes no pointer.
+                unsafe { libc::pause() };
+            }
+        }
+        assert!(pid > 0);
+        Self { pid, told }
+    }
+
+    fn result(&mut self) -> bool {
+        use std::io::Read;
+        let mut byte = [0];
+        self.told.read_exact(&mut byte).unwrap();
+        byte[0] == 1
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // SAFETY: our own child, not waited for yet.
+        unsafe {
+            libc::kill(self.pid, libc::SIGKILL);
+            libc::waitpid(self.pid, std::ptr::null_mut(), 0);
+        }
+    }
+}
+
+/// Whether an unmap returns within a second.
+fn unmap_returns(range: crate::stale::io::Range) -> bool {
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        memory::unmap(range).unwrap();
+        // Nobody listens any more after a second.
+        let _ = tell.send(());
+    });
+    told.recv_timeout(Duration::from_secs(1)).is_ok()
+}
+
+fn fork_with(options: Options) {
+    let stack = Stack::new(options);
+    let [first, second] = [memory::map(BYTES).unwrap(), {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        memory::map_at(memory::ELSEWHERE, BYTES, flags).unwrap()
+    }];
+    let objects = [first, second].map(|range| stack.object(range.address, range.bytes));
+    drop(objects.each_ref().map(lease));
+    let mut child = Child::fork(|| {
+        let range = AddrRange::new(second.address, second.bytes).unwrap();
+        stack.space.caller() == Caller::Stranger
+            && stack.space.start_watching(range) == Err(Refusal::Forked)
+            && UserPtr::try_acquire(&objects[0]).err() == Some(Error::Fault)
+            && UserPtr::acquire(&objects[0]).err() == Some(Error::Fault)
+            && stack.context.device().refusal().is_none()
+            && {
+                // The child's end of the address space must not touch the parent's.
+                stack.space.stop_watching(range);
+                true
+            }
+    });
+    assert!(child.result(), "the child was not refused");
+    // The parent still has what it had.
+    assert_eq!(stack.space.caller(), Caller::Owner);
+    drop(lease(&objects[0]));
+    assert!(unmap_returns(first), "an unmap waits while a child has the descriptor");
+    // The unmapper goes on when its message is read, which is before it is counted.
+    eventually("the unmap is told, though a child has the descriptor", || stack.space.stats().unmaps > 0);
+    drop(objects);
+    let Stack { .. } = stack;
+    drop(stack);
+    // Everything is closed here, and open in the child.
+    assert!(unmap_returns(second), "an unmap waits for a descriptor that only the child has");
+}
+
+scenario!(s73_fork_with_a_live_cache, 30, { fork_with(Options::default()) });
+
+scenario!(s73_fork_in_strict_mode, 30, { fork_with(Options { strict: true, ..Options::default() }) });
+
+scenario!(
+    /// What happens to those who close without unregistering first.
+    s73_control_a_descriptor_in_a_child_blocks_the_parent,
+    30,
+    {
+        let range = memory::map(BYTES).unwrap();
+        let uffd = Uffd::open().unwrap();
+        uffd.register_whole(AddrRange::new(range.address, range.bytes).unwrap()).unwrap();
+        let mut child = Child::fork(|| true);
+        assert!(child.result());
+        drop(uffd);
+        assert!(!unmap_returns(range));
+    }
+);
+
+scenario!(
+    /// `mremap` carries a watch to where nobody looks for it: it must be gone, too, when the descriptor is closed.
+    s73_a_moved_watch_is_ended_before_the_descriptor_is_closed,
+    30,
+    {
+        let stack = Stack::new(Options::default());
+        let range = memory::map(BYTES).unwrap();
+        let object = stack.object(range.address, range.bytes);
+        drop(lease(&object));
+        let moved = memory::remap(range, memory::ELSEWHERE, 0).unwrap();
+        let mut child = Child::fork(|| true);
+        assert!(child.result());
+        drop(object);
+        drop(stack);
+        assert!(unmap_returns(moved));
+    }
+);

@@ -1,0 +1,156 @@
+//! Address spaces: what the core asks of the host's memory management.
+//!
+//! Two kinds of hold are two types. A value of [`AddressSpace`] holds the *record* (`mm_count`): it may be kept for ever and
+//! keeps no memory alive. A value of [`Users`] holds the *users* (`mm_users`): it keeps the mappings alive, is taken for the
+//! moment of a pin, and is never dropped under a lock, since the last one tears the address space down (rule 3).
+
+use crate::error::Error;
+use crate::notifier::Notifier;
+use crate::pages::Buffer;
+use crate::platform::Platform;
+use crate::range::AddrRange;
+use crate::refcount::Ref;
+
+/// The page array of an address space.
+pub type Pages<S> = Buffer<<S as AddressSpace>::Page, <S as AddressSpace>::Platform>;
+
+/// Whose memory the calling thread sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// This address space: a fast pin is possible.
+    Owner,
+    /// No address space of its own (a kernel thread, a worker): a worker pins.
+    Nobody,
+    /// Another address space (a forked child): refused with `EFAULT` (rule 22).
+    Stranger,
+}
+
+/// How pages were used, when they are given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// The device wrote to them and the content is wanted: mark them dirty. Never set for a read-only object (rule 20).
+    pub dirty: bool,
+    /// They will be needed again: mark them accessed.
+    pub accessed: bool,
+}
+
+/// A hold on the record of an address space (`mmgrab`); dropping it is `mmdrop`.
+///
+/// Calls marked *reclaim class* come from inside an invalidation: they neither allocate nor fault nor take a lock that is ever
+/// held across an allocation.
+pub trait AddressSpace: Sized + Send + Sync + 'static {
+    /// The host.
+    type Platform: Platform;
+    /// A pinned page (`struct page *`), or its number.
+    type Page: Copy + Send + Sync + 'static;
+    /// A hold on the users.
+    type Users<'a>: Users<Space = Self>;
+    /// A registration for notifications.
+    type Registration: Send + Sync + 'static;
+
+    /// The identity: equal for two holds of the same address space, and not reused while one of them is held.
+    fn id(&self) -> usize;
+
+    /// Another hold on the record (`mmgrab`). Never fails, never sleeps.
+    #[must_use]
+    fn grab(&self) -> Self;
+
+    /// A hold on the users (`mmget_not_zero`), or `None` if the address space is gone.
+    fn users(&self) -> Option<Self::Users<'_>>;
+
+    /// Whose memory the calling thread sees (`current->mm`).
+    fn caller(&self) -> Caller;
+
+    /// The page size is `1 << page_shift()` bytes.
+    fn page_shift(&self) -> u32;
+
+    /// Whether the range can be user memory at all (`access_ok`). Says nothing of what is mapped there.
+    fn access_ok(&self, range: AddrRange, write: bool) -> bool;
+
+    /// Whether the calling thread may have unsynchronised objects (`capable(CAP_SYS_ADMIN)`).
+    fn privileged(&self) -> bool;
+
+    /// Whether this host can notify at all (`CONFIG_MMU_NOTIFIER`). If not, only unsynchronised objects can be had.
+    fn notifies(&self) -> bool {
+        true
+    }
+
+    /// Registers the notifier for the whole address space. The host shuts invalidations out while it registers, or the
+    /// notifier has not been published yet and its first attach comes later: either way no window that is open at the
+    /// registration is missed by an attach (rule 12). Called with no lock held.
+    ///
+    /// # Errors
+    /// [`Error::Fault`] if the address space is gone, [`Error::Interrupted`], [`Error::NoMemory`], [`Error::Limit`]; the
+    /// reference is dropped and nothing stays behind.
+    fn register(
+        &self,
+        notifier: Ref<Notifier<Self::Platform>, Self::Platform>,
+    ) -> Result<Self::Registration, Error>;
+
+    /// Ends a registration. Returns only when no callback runs and none will (rule 13). Called with no lock held, from a
+    /// work item or from a caller that is in no callback.
+    fn unregister(&self, registration: Self::Registration);
+
+    /// Tells the host that the range is about to be pinned, before every pin and with no lock held; a host that watches the
+    /// whole address space has nothing to do. Called after the attach, so that a change between the two finds the object. May
+    /// fail, for example at a limit.
+    ///
+    /// # Errors
+    /// As [`register`](Self::register).
+    fn watch(&self, registration: &Self::Registration, range: AddrRange) -> Result<(), Error> {
+        let _ = (registration, range);
+        Ok(())
+    }
+
+    /// Takes one [`watch`](Self::watch) of the range back: once for each that succeeded. No lock is held, but this may come from
+    /// inside a cancel, when that drops the last reference: a host whose own locks forbid that defers it.
+    fn unwatch(&self, registration: &Self::Registration, range: AddrRange) {
+        let _ = (registration, range);
+    }
+
+    /// Whether every change to the mappings that is already visible to this thread has been told to the notifier.
+    ///
+    /// A host whose start runs before the change (a kernel) is always quiet. One that is told afterwards (userfaultfd) has a
+    /// moment in which the pages are gone and the notifier does not know: it answers `false` then. Asked after a lease was
+    /// taken and before it is handed out; `false` gives the lease back and reports `EAGAIN`. No lock is held.
+    ///
+    /// Ordering: the host's. What preceded the telling, in the thread that told (the start that closed the object to new leases),
+    /// happens before a `true` that counts on it.
+    fn quiet(&self, registration: &Self::Registration) -> bool {
+        let _ = registration;
+        true
+    }
+
+    /// Waits until [`quiet`](Self::quiet) may be true again, for a moment at most. No lock is held.
+    fn wait_quiet(&self, registration: &Self::Registration) {
+        let _ = registration;
+    }
+
+    /// Pins what can be pinned without waiting, from the start of the range, into `out`; fewer pages than the range has is
+    /// no error. Only called when [`caller`](Self::caller) is the owner.
+    ///
+    /// # Errors
+    /// [`Error::Fault`] and others, with nothing pinned by this call.
+    fn pin_fast(&self, range: AddrRange, write: bool, out: &mut Pages<Self>) -> Result<(), Error>;
+
+    /// Gives pages back. *Reclaim class.* Marking a page dirty must not wait for a page lock that the invalidating thread
+    /// may hold (rule 20): try it.
+    fn unpin(&self, pages: &[Self::Page], usage: Usage);
+
+    /// The frame number of a page: consecutive numbers are contiguous for a device.
+    fn frame(&self, page: Self::Page) -> usize;
+}
+
+/// A hold on the users of an address space (`mm_users`): its mappings stay while it is held. Dropping it may tear the address
+/// space down, so that happens outside every lock (`mmput_async`).
+pub trait Users {
+    /// The address space.
+    type Space: AddressSpace;
+
+    /// Pins the pages of `range` into `out`, waiting as needed; takes the host's lock for read and gives it back before it
+    /// returns. Fewer pages than asked for is no error, none at all is (rule 16).
+    ///
+    /// # Errors
+    /// [`Error::Fault`], [`Error::NoMemory`], [`Error::Interrupted`], with nothing pinned by this call.
+    fn pin(&self, range: AddrRange, write: bool, out: &mut Pages<Self::Space>) -> Result<(), Error>;
+}

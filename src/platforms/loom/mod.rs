@@ -1,0 +1,181 @@
+//! The host made of loom: every atomic access, lock and cell access is a step that the checker explores.
+//!
+//! A driver that is generic over [`Platform`] is model-checked by running it on [`Loom`] inside `loom::model`. What the checker
+//! cannot see: accesses that do not go through the platform; store buffering through sequentially consistent *accesses*
+//! (the core uses fences for it); more than four spawned threads.
+//!
+//! Finite time-outs expire at once: a model explores "the deadline passed" at every point, and "in time" by passing none.
+//!
+//! ```
+//! use userptr::{Refcount, platforms::loom::Loom};
+//! loom::model(|| {
+//!     let count = Refcount::<Loom>::new();
+//!     assert!(count.put());
+//! });
+//! ```
+
+use super::native::{load, rmw, store};
+use crate::platform::{AtomicUsize, Cell, Load, LockClass, Platform, RawLock, RawWait, Rmw, Store};
+use crate::refcount::Ref;
+use crate::work::{SoftQueue, SoftWork};
+use ::loom::sync::atomic;
+use ::loom::sync::{Condvar, Mutex, MutexGuard};
+use core::alloc::Layout;
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::ptr::NonNull;
+use core::time::Duration;
+
+/// The model-checking host.
+#[derive(Debug)]
+pub enum Loom {}
+
+// SAFETY: the fence is loom's sequentially consistent one; the allocator is the global one, with loom watching for leaks.
+unsafe impl Platform for Loom {
+    type Usize = LoomUsize;
+    type Cell<T> = LoomCell<T>;
+    type Spin = LoomLock;
+    type Mutex = LoomLock;
+    type Wait = LoomWait;
+    type Work = SoftWork<Self>;
+    type Queue = Ref<SoftQueue<Self>, Self>;
+
+    /// Small, so that a model can fill the slots and see the overflow.
+    const WINDOWS: usize = 1;
+
+    fn fence() {
+        atomic::fence(atomic::Ordering::SeqCst);
+    }
+
+    fn alloc(layout: Layout) -> Option<NonNull<u8>> {
+        // SAFETY: zero-sized layouts are never passed (`Platform::alloc`).
+        NonNull::new(unsafe { ::loom::alloc::alloc(layout) })
+    }
+
+    unsafe fn dealloc(ptr: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { ::loom::alloc::dealloc(ptr.as_ptr(), layout) }
+    }
+}
+
+/// loom's atomic word.
+#[derive(Debug)]
+pub struct LoomUsize(atomic::AtomicUsize);
+
+// SAFETY: loom's own atomics, with the orderings asked for.
+unsafe impl AtomicUsize for LoomUsize {
+    fn new(v: usize) -> Self {
+        Self(atomic::AtomicUsize::new(v))
+    }
+    fn load(&self, o: Load) -> usize {
+        self.0.load(load(o))
+    }
+    fn store(&self, v: usize, o: Store) {
+        self.0.store(v, store(o));
+    }
+    fn swap(&self, v: usize, o: Rmw) -> usize {
+        self.0.swap(v, rmw(o))
+    }
+    fn fetch_add(&self, v: usize, o: Rmw) -> usize {
+        self.0.fetch_add(v, rmw(o))
+    }
+    fn fetch_sub(&self, v: usize, o: Rmw) -> usize {
+        self.0.fetch_sub(v, rmw(o))
+    }
+    fn compare_exchange(&self, old: usize, new: usize, ok: Rmw, no: Load) -> Result<usize, usize> {
+        self.0.compare_exchange(old, new, rmw(ok), load(no))
+    }
+}
+
+/// loom's tracked cell: a conflicting access that is not ordered fails the model.
+pub struct LoomCell<T>(::loom::cell::UnsafeCell<T>);
+
+impl<T> fmt::Debug for LoomCell<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LoomCell")
+    }
+}
+
+// SAFETY: both methods pass the cell's own pointer; loom tracks and synchronises nothing.
+unsafe impl<T> Cell<T> for LoomCell<T> {
+    fn new(value: T) -> Self {
+        Self(::loom::cell::UnsafeCell::new(value))
+    }
+    fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+        self.0.with(f)
+    }
+    fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+        self.0.with_mut(f)
+    }
+}
+
+/// loom's mutex without data, with its guard parked beside it.
+pub struct LoomLock {
+    mutex: Mutex<()>,
+    /// # Invariants
+    /// Touched by the holder of `mutex` only.
+    guard: UnsafeCell<Option<MutexGuard<'static, ()>>>,
+}
+
+// SAFETY: the guard never leaves the thread that holds the lock (contract of `RawLock`).
+unsafe impl Send for LoomLock {}
+// SAFETY: as above.
+unsafe impl Sync for LoomLock {}
+
+impl fmt::Debug for LoomLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LoomLock")
+    }
+}
+
+// SAFETY: mutual exclusion and visibility are the mutex's.
+unsafe impl RawLock for LoomLock {
+    fn blank(_: LockClass) -> Self {
+        Self { mutex: Mutex::new(()), guard: UnsafeCell::new(None) }
+    }
+
+    unsafe fn acquire(&self) {
+        let guard = self.mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // SAFETY: only the lifetime changes; the guard is dropped by `release`, or never, and the lock does not move while held.
+        let guard = unsafe { core::mem::transmute::<MutexGuard<'_, ()>, MutexGuard<'static, ()>>(guard) };
+        // SAFETY: the lock is held (invariant of the field).
+        unsafe { *self.guard.get() = Some(guard) };
+    }
+
+    unsafe fn release(&self) {
+        // SAFETY: the lock is held until `guard` is dropped, which happens after the access.
+        let guard = unsafe { (*self.guard.get()).take() };
+        drop(guard);
+    }
+}
+
+/// A condition variable. The condition is asked under the mutex that wakers pass through: fewer steps than an event count, and
+/// allowed because the core wakes only outside the locks that its conditions take.
+#[derive(Debug)]
+pub struct LoomWait {
+    gate: Mutex<()>,
+    moved: Condvar,
+}
+
+// SAFETY: the waker passes through the gate after its write; the sleeper asks and sleeps in one section of the gate.
+unsafe impl RawWait for LoomWait {
+    fn blank() -> Self {
+        Self { gate: Mutex::new(()), moved: Condvar::new() }
+    }
+
+    unsafe fn wait_until(&self, timeout: Option<Duration>, condition: &mut dyn FnMut() -> bool) -> bool {
+        if timeout.is_some() {
+            return condition();
+        }
+        let mut gate = self.gate.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        while !condition() {
+            gate = self.moved.wait(gate).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        true
+    }
+
+    unsafe fn wake_all(&self) {
+        drop(self.gate.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        self.moved.notify_all();
+    }
+}
