@@ -25,7 +25,7 @@ pub fn acquire_against_invalidate<P: Stage>() {
     let machine = Machine::<P>::new(Caller::Owner, 1, false);
     let object = machine.object(0, Flags::NONE);
     let t = spawn_change(&machine, 0);
-    let _ = touch(&machine, &object);
+    P::met(named(touch(&machine, &object)));
     P::join(t);
     touch(&machine, &object).unwrap();
     drop(object);
@@ -37,7 +37,7 @@ pub fn register_during_window<P: Stage>() {
     let machine = Machine::<P>::new(Caller::Owner, 1, false);
     let t = spawn_change(&machine, 0);
     let object = machine.object(0, Flags::NONE);
-    let _ = touch(&machine, &object);
+    P::met(named(touch(&machine, &object)));
     P::join(t);
     touch(&machine, &object).unwrap();
     drop(object);
@@ -69,7 +69,7 @@ pub fn superseded_worker<P: Stage>() {
     assert!(home.invalidate_start(pages(0, 1), Blockable::Yes).is_ok());
     machine.memory.world.zap();
     home.invalidate_end(pages(0, 1));
-    let _ = touch(&machine, &object);
+    P::met(named(touch(&machine, &object)));
     P::join(w);
     while machine.pins.run_one() {}
     assert_ne!(UserPtr::state(&object), State::Acquiring, "a ticket without a worker");
@@ -77,6 +77,17 @@ pub fn superseded_worker<P: Stage>() {
     served(&machine, &object);
     drop(object);
     machine.assert_quiet();
+}
+
+/// The outcome of an acquire.
+fn named(acquired: Result<(), Error>) -> &'static str {
+    match acquired {
+        Ok(()) => "served",
+        Err(Error::Again) => "again",
+        Err(Error::Fault) => "fault",
+        Err(Error::Busy) => "busy",
+        Err(_) => "another error",
+    }
 }
 
 /// An acquire is served after a worker's turn at most.
@@ -131,6 +142,13 @@ pub fn report_against_acquire<P: Stage>() {
     while machine.pins.run_one() {}
     let ready = UserPtr::state(&object) == State::Ready;
     assert!(!(told && ready), "told, and served all the same");
+    P::met(if told {
+        "told at once"
+    } else if ready {
+        "served"
+    } else {
+        "told later"
+    });
     let later = touch(&machine, &object);
     if ready {
         assert_eq!(later, Ok(()));
@@ -166,7 +184,7 @@ pub fn export_against_acquire<P: Stage>() {
         let object = object.clone();
         P::spawn(move || UserPtr::export(&object).unwrap())
     };
-    let _ = UserPtr::try_acquire(&object).is_ok();
+    P::met(named(UserPtr::try_acquire(&object).map(drop)));
     P::join(t);
     exported(&machine, &object);
     drop(object);
@@ -183,9 +201,7 @@ pub fn export_of_a_ready_object<P: Stage>() {
         let object = object.clone();
         P::spawn(move || UserPtr::export(&object).unwrap())
     };
-    if let Ok(lease) = UserPtr::try_acquire(&object) {
-        lease.with(|mapped| machine.memory.world.use_frame(mapped.pages[0]));
-    }
+    P::met(named(touch(&machine, &object)));
     P::join(t);
     exported(&machine, &object);
     drop(object);
