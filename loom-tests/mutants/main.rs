@@ -1,7 +1,8 @@
 //! The mutants: the real core with one guarded line broken, under the model that has to catch it.
 //!
 //! Each mutant is a textual edit of one source file. All broken copies are built together, in a workspace below the target folder,
-//! and the named model runs on each. A mutant that its model does not catch, or whose line is no longer there, fails.
+//! with a loom whose search is complete (`repair.rs`), and the named model runs on each. A mutant that its model does not catch, or
+//! whose line is no longer there, fails.
 //!
 //! `cargo test --features loom --test mutants` runs them all; a name, or a part of one, runs those that match.
 #![allow(
@@ -18,8 +19,11 @@
     reason = "tests"
 )]
 
+#[path = "../repair.rs"]
+mod repair;
 mod table;
 
+use repair::write_if_changed;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -53,7 +57,10 @@ fn main() -> ExitCode {
             }
         }
     }
-    home.write_root(&built);
+    if let Err(why) = home.write_root(&built) {
+        println!("loom cannot be repaired: {why}   FAILED");
+        return ExitCode::FAILURE;
+    }
     println!("building {} broken copies of the core", built.len());
     if let Err(said) = home.build() {
         println!("{said}\na broken copy does not build: mend its edit in loom-tests/mutants/table");
@@ -124,20 +131,22 @@ impl Workspace {
         Ok(())
     }
 
-    fn write_root(&self, mutants: &[&Mutant]) {
+    fn write_root(&self, mutants: &[&Mutant]) -> Result<(), String> {
         let members: Vec<String> = mutants.iter().map(|m| format!("{:?}", m.name)).collect();
         // Dependencies as in the outer build, to share them; the copies unoptimised, because they fail early.
         let text = format!(
-            "[workspace]\nresolver = \"3\"\nmembers = [{}]\n\n{}\n\n[profile.test]\nopt-level = 0\ndebug = false\nincremental = false\n\n\
+            "[workspace]\nresolver = \"3\"\nmembers = [{}]\n\n{}\n\n{}\n[profile.test]\nopt-level = 0\ndebug = false\nincremental = false\n\n\
              [profile.test.package.\"*\"]\nopt-level = 2\ndebug = true\n",
             members.join(", "),
             section(&fs::read_to_string(self.source.join("Cargo.toml")).unwrap(), "[workspace.package]"),
+            repair::prepare()?,
         );
         write_if_changed(&self.root.join("Cargo.toml"), &text);
         let lock = fs::read_to_string(self.source.join("Cargo.lock")).unwrap_or_default();
         if !self.root.join("Cargo.lock").exists() {
             write_if_changed(&self.root.join("Cargo.lock"), &lock);
         }
+        Ok(())
     }
 
     fn cargo(&self) -> Command {
@@ -146,10 +155,8 @@ impl Workspace {
             .current_dir(&self.root)
             .env("CARGO_TARGET_DIR", &self.target)
             .env("RUST_BACKTRACE", "0")
-            .env("RUSTFLAGS", "-Awarnings")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .stdin(Stdio::null())
-            .args(["test", "--offline", "--features", "loom", "--test", "loom"]);
+            .args(["test", "--offline", "--features", "loom", "--test", "models"]);
         cargo
     }
 
@@ -183,7 +190,7 @@ impl Workspace {
     }
 }
 
-/// The first line of a panic message in what the model said.
+/// The first line of a panic message in what the model said, or what its census found.
 fn complaint(said: &str) -> String {
     let mut lines = said.lines();
     while let Some(line) = lines.next() {
@@ -193,7 +200,8 @@ fn complaint(said: &str) -> String {
             return message.chars().take(90).collect();
         }
     }
-    said.lines().find(|line| line.contains("signal")).unwrap_or("failed").to_owned()
+    let told = |line: &&str| line.contains("signal") || line.starts_with("this outcome");
+    said.lines().find(told).unwrap_or("failed").chars().take(90).collect()
 }
 
 /// One section of a manifest, with its head.
@@ -209,7 +217,7 @@ fn reduced(manifest: &str, name: &str) -> String {
         let head = section.trim_start().lines().find(|l| l.starts_with('[')).unwrap_or_default();
         keep = match head {
             "[package]" | "[features]" | "[dependencies]" | "[lib]" => true,
-            "[[test]]" => section.contains("\"loom\""),
+            "[[test]]" => section.contains("\"models\""),
             "" => keep,
             _ => false,
         };
@@ -220,7 +228,9 @@ fn reduced(manifest: &str, name: &str) -> String {
     let out = out.replace("name = \"userptr\"", &format!("name = \"userptr-mutant-{name}\""));
     let out =
         out.replace("bench = false", "name = \"userptr\"\nbench = false\ntest = false\ndoctest = false");
-    out.lines().filter(|l| !l.starts_with("readme")).collect::<Vec<_>>().join("\n")
+    // Not by flags: the dependencies are those of the models (`run.rs`), and built once.
+    let quiet = ["\n[lints.rust]", "warnings = \"allow\"\n"];
+    out.lines().filter(|l| !l.starts_with("readme")).chain(quiet).collect::<Vec<_>>().join("\n")
 }
 
 /// Makes `to` a copy of `from`, and nothing more.
@@ -245,13 +255,4 @@ fn mirror(from: &Path, to: &Path) {
             write_if_changed(&into, &fs::read_to_string(&path).unwrap());
         }
     }
-}
-
-/// Leaves the time stamp alone when nothing changed, so that nothing is built again.
-fn write_if_changed(path: &Path, text: &str) {
-    if fs::read_to_string(path).is_ok_and(|old| old == text) {
-        return;
-    }
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, text).unwrap();
 }

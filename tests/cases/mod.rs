@@ -25,4 +25,7 @@ pub trait Stage: Platform<Queue = Ref<SharedQueue<Self>, Self>, Work = SoftWork<
     fn spawn(f: impl FnOnce() + Send + 'static) -> Self::Join;
     /// Waits for its end; fails if it failed.
     fn join(join: Self::Join);
+    /// Says what this execution met. A model lists every outcome that its executions must meet, each in at least one; the parts that
+    /// one execution meets make its outcome.
+    fn met(_: &'static str) {}
 }

@@ -29,9 +29,9 @@ fn spawn_invalidate<P: Stage>(
 pub fn start_against_attach<P: Stage>() {
     let (home, world, probe) = stage::<P>();
     let t = spawn_invalidate(&home, &world, pages(0, 1), &probe);
-    Probe::acquire(&probe);
+    P::met(if Probe::acquire(&probe) { "acquired" } else { "not acquired" });
     P::join(t);
-    Probe::touch(&probe);
+    P::met(if Probe::touch(&probe) { "leased" } else { "no lease" });
     drop(probe);
     assert_quiet(&home, &world);
 }
@@ -41,9 +41,9 @@ pub fn invalidate_against_acquire<P: Stage>() {
     let (home, world, probe) = stage::<P>();
     assert!(Probe::acquire(&probe));
     let t = spawn_invalidate(&home, &world, pages(0, 1), &probe);
-    Probe::touch(&probe);
-    Probe::acquire(&probe);
-    Probe::touch(&probe);
+    P::met(if Probe::touch(&probe) { "leased" } else { "no lease" });
+    P::met(if Probe::acquire(&probe) { "acquired" } else { "not acquired" });
+    P::met(if Probe::touch(&probe) { "leased" } else { "no lease" });
     P::join(t);
     drop(probe);
     assert_quiet(&home, &world);
@@ -75,12 +75,12 @@ pub fn two_invalidations<P: Stage>() {
 pub fn two_windows<P: Stage>() {
     let (home, world, probe) = stage::<P>();
     let threads = [0, 1].map(|_| spawn_start_zap_end(&home, &world, pages(0, 1)));
-    Probe::acquire(&probe);
-    Probe::touch(&probe);
+    P::met(if Probe::acquire(&probe) { "acquired" } else { "not acquired" });
+    P::met(if Probe::touch(&probe) { "leased" } else { "no lease" });
     for t in threads {
         P::join(t);
     }
-    Probe::touch(&probe);
+    P::met(if Probe::touch(&probe) { "leased" } else { "no lease" });
     drop(probe);
     assert_quiet(&home, &world);
 }
@@ -136,9 +136,9 @@ pub fn evict_against_start<P: Stage>() {
     assert!(Probe::acquire(&probe));
     let t = spawn_invalidate(&home, &world, pages(0, 1), &probe);
     assert_eq!(Notifier::revoke(&probe), Outcome::Idle);
-    Probe::acquire(&probe);
+    P::met(if Probe::acquire(&probe) { "acquired" } else { "not acquired" });
     P::join(t);
-    Probe::touch(&probe);
+    P::met(if Probe::touch(&probe) { "leased" } else { "no lease" });
     drop(probe);
     assert_quiet(&home, &world);
 }
@@ -149,7 +149,7 @@ pub fn lease_elsewhere<P: Stage>() {
     let t = {
         let probe = probe.clone();
         P::spawn(move || {
-            Probe::touch(&probe);
+            P::met(if Probe::touch(&probe) { "leased" } else { "no lease" });
         })
     };
     assert!(Probe::acquire(&probe));
@@ -218,15 +218,15 @@ pub fn old_ticket<P: Stage>() {
     let a = {
         let probe = probe.clone();
         P::spawn(move || {
-            Probe::acquire(&probe);
-            Probe::touch(&probe);
+            P::met(if Probe::acquire(&probe) { "acquired" } else { "not acquired" });
+            P::met(if Probe::touch(&probe) { "leased" } else { "no lease" });
         })
     };
-    Probe::acquire(&probe);
-    Probe::touch(&probe);
+    P::met(if Probe::acquire(&probe) { "acquired" } else { "not acquired" });
+    P::met(if Probe::touch(&probe) { "leased" } else { "no lease" });
     P::join(t);
     P::join(a);
-    Probe::touch(&probe);
+    P::met(if Probe::touch(&probe) { "leased" } else { "no lease" });
     drop(probe);
     assert_quiet(&home, &world);
 }
@@ -241,8 +241,11 @@ pub fn lease_past_deadline<P: Stage>() {
         P::spawn(move || {
             let outcome = home.invalidate_and_wait(pages(0, 1), Blockable::Yes).unwrap();
             match outcome {
-                Outcome::Idle => assert_eq!(world.pins(), 0),
-                Outcome::TimedOut => {}
+                Outcome::Idle => {
+                    assert_eq!(world.pins(), 0);
+                    P::met("released in time");
+                }
+                Outcome::TimedOut => P::met("quarantined"),
                 Outcome::DeviceLost => panic!("nothing was lost"),
             }
             home.end(pages(0, 1));
@@ -253,6 +256,7 @@ pub fn lease_past_deadline<P: Stage>() {
         assert_eq!(world.pins(), 1);
         Probe::check(&hold);
         drop(hold);
+        P::met("leased");
     }
     P::join(t);
     assert_eq!(world.pins(), 0, "the last lease did not finish the cancel");
@@ -271,8 +275,8 @@ pub fn exit_against_acquire<P: Stage>() {
             world.zap();
         })
     };
-    Probe::acquire(&probe);
-    Probe::touch(&probe);
+    P::met(if Probe::acquire(&probe) { "acquired" } else { "not acquired" });
+    P::met(if Probe::touch(&probe) { "leased" } else { "no lease" });
     P::join(t);
     assert!(!Probe::acquire(&probe), "attached to a dead address space");
     probe.assert_released();
@@ -290,14 +294,17 @@ pub fn non_blockable<P: Stage>() {
                 assert_eq!(world.pins(), 0);
                 world.zap();
                 home.end(pages(0, 1));
+                P::met("started");
+            } else {
+                P::met("start refused");
             }
         })
     };
-    Probe::acquire(&probe);
-    Probe::touch(&probe);
+    P::met(if Probe::acquire(&probe) { "acquired" } else { "not acquired" });
+    P::met(if Probe::touch(&probe) { "leased" } else { "no lease" });
     P::join(t);
-    Probe::touch(&probe);
-    Probe::acquire(&probe);
+    P::met(if Probe::touch(&probe) { "leased" } else { "no lease" });
+    P::met(if Probe::acquire(&probe) { "acquired" } else { "not acquired" });
     assert!(Probe::touch(&probe), "a refused start left its window open");
     drop(probe);
     assert_quiet(&home, &world);
@@ -309,12 +316,12 @@ pub fn evict_with_two_windows<P: Stage>() {
     assert!(Probe::acquire(&probe));
     let threads = [0, 1].map(|_| spawn_start_zap_end::<P>(&home, &world, pages(0, 1)));
     assert_eq!(Notifier::revoke(&probe), Outcome::Idle);
-    Probe::acquire(&probe);
-    Probe::touch(&probe);
+    P::met(if Probe::acquire(&probe) { "acquired" } else { "not acquired" });
+    P::met(if Probe::touch(&probe) { "leased" } else { "no lease" });
     for t in threads {
         P::join(t);
     }
-    Probe::touch(&probe);
+    P::met(if Probe::touch(&probe) { "leased" } else { "no lease" });
     drop(probe);
     assert_quiet(&home, &world);
 }
@@ -347,14 +354,14 @@ pub fn stray_end<P: Stage>() {
     let t = spawn_start_zap_end::<P>(&home, &world, pages(0, 1));
     home.end(pages(0, 2));
     home.end(pages(3, 1));
-    Probe::acquire(&probe);
-    Probe::touch(&probe);
+    P::met(if Probe::acquire(&probe) { "acquired" } else { "not acquired" });
+    P::met(if Probe::touch(&probe) { "leased" } else { "no lease" });
     for _ in 0..slots {
         home.end(pages(9, 1));
     }
     home.end(pages(9, 1));
     P::join(t);
-    Probe::touch(&probe);
+    P::met(if Probe::touch(&probe) { "leased" } else { "no lease" });
     drop(probe);
     assert_quiet(&home, &world);
 }
@@ -373,6 +380,9 @@ pub fn retry_against_start<P: Stage>() {
             if home.invalidate_and_wait(pages(0, 1), Blockable::Yes).unwrap() == Outcome::Idle {
                 assert_eq!(world.pins(), 0, "a start returned before the retry had unpinned");
                 world.zap();
+                P::met("released");
+            } else {
+                P::met("still quarantined");
             }
             home.end(pages(0, 1));
         })

@@ -26,7 +26,7 @@ pub fn acquire_against_invalidate<P: Stage>() {
     let machine = Machine::<P>::new(Current::This, 1, false);
     let object = machine.object(0, Flags::NONE);
     let t = spawn_change(&machine, 0);
-    let _ = touch(&machine, &object);
+    P::met(named(touch(&machine, &object)));
     P::join(t);
     touch(&machine, &object).unwrap();
     drop(object);
@@ -38,7 +38,7 @@ pub fn register_during_window<P: Stage>() {
     let machine = Machine::<P>::new(Current::This, 1, false);
     let t = spawn_change(&machine, 0);
     let object = machine.object(0, Flags::NONE);
-    let _ = touch(&machine, &object);
+    P::met(named(touch(&machine, &object)));
     P::join(t);
     touch(&machine, &object).unwrap();
     drop(object);
@@ -70,7 +70,7 @@ pub fn superseded_worker<P: Stage>() {
     assert!(home.invalidate_and_wait(pages(0, 1), Blockable::Yes).is_ok());
     machine.memory.world.zap();
     home.end(pages(0, 1));
-    let _ = touch(&machine, &object);
+    P::met(named(touch(&machine, &object)));
     P::join(w);
     while machine.pins.run_one() {}
     assert_ne!(object.state(), State::Acquiring, "a ticket without a worker");
@@ -78,6 +78,17 @@ pub fn superseded_worker<P: Stage>() {
     served(&machine, &object);
     drop(object);
     machine.assert_quiet();
+}
+
+/// The outcome of an acquire.
+fn named(acquired: Result<(), Error>) -> &'static str {
+    match acquired {
+        Ok(()) => "served",
+        Err(Error::Again) => "again",
+        Err(Error::Fault) => "fault",
+        Err(Error::Busy) => "busy",
+        Err(_) => "another error",
+    }
 }
 
 /// An acquire is served after a worker's turn at most.
@@ -132,6 +143,13 @@ pub fn report_against_acquire<P: Stage>() {
     while machine.pins.run_one() {}
     let ready = object.state() == State::Ready;
     assert!(!(told && ready), "told, and served all the same");
+    P::met(if told {
+        "told at once"
+    } else if ready {
+        "served"
+    } else {
+        "told later"
+    });
     let later = touch(&machine, &object);
     if ready {
         assert_eq!(later, Ok(()));
@@ -167,7 +185,7 @@ pub fn export_against_acquire<P: Stage>() {
         let object = object.clone();
         P::spawn(move || object.export().unwrap())
     };
-    let _ = object.try_acquire().is_ok();
+    P::met(named(object.try_acquire().map(drop)));
     P::join(t);
     exported(&machine, &object);
     drop(object);
@@ -184,9 +202,7 @@ pub fn export_of_a_ready_object<P: Stage>() {
         let object = object.clone();
         P::spawn(move || object.export().unwrap())
     };
-    if let Ok(lease) = object.try_acquire() {
-        machine.memory.world.use_frame(lease.pages()[0]);
-    }
+    P::met(named(touch(&machine, &object)));
     P::join(t);
     exported(&machine, &object);
     drop(object);

@@ -175,6 +175,7 @@ pub fn queued_twice<P: Stage>(pause: impl FnOnce()) -> bool {
     queue.shut_down();
     P::join(w);
     quiet(&queue, &[&job]);
+    P::met(if accepted { "accepted" } else { "refused" });
     accepted
 }
 
@@ -191,6 +192,7 @@ pub fn never_twice_at_once<P: Stage>() {
         P::join(w);
     }
     assert_eq!(job.runs.load(Ordering::Relaxed), accepted);
+    P::met(if accepted == 2 { "both accepted" } else { "one refused" });
     quiet(&queue, &[&job]);
 }
 
@@ -200,6 +202,7 @@ pub fn cancel_against_run<P: Stage>() {
     let w = worker::<P>(&queue);
     let cancelled = cancel(&queue, &job);
     let expected = usize::from(cancelled.is_none());
+    P::met(if cancelled.is_some() { "cancelled" } else { "run" });
     drop(cancelled);
     queue.flush();
     assert_eq!(job.runs.load(Ordering::Relaxed), expected);
@@ -225,6 +228,9 @@ pub fn refused_enqueue_and_flush<P: Stage>() {
             0,
             "a flush came back before the run that serves a refused enqueue"
         );
+        P::met("refused");
+    } else {
+        P::met("accepted");
     }
     P::join(t);
     while queue.run_one() {}
@@ -242,9 +248,11 @@ pub fn refused_enqueue_and_cancel<P: Stage>() {
         assert!(cancel(&queue, &job).is_some(), "nobody runs it, and a cancel does not find it");
         P::join(t);
         assert!(queue.is_empty());
+        P::met("refused, then cancelled");
     } else {
         P::join(t);
         while queue.run_one() {}
+        P::met("run");
     }
     quiet(&queue, &[&job]);
 }
@@ -277,6 +285,7 @@ pub fn shut_down_with_an_item_queued_again<P: Stage>() {
         P::join(w);
     }
     assert_eq!(job.runs.load(Ordering::Relaxed), 1 + usize::from(accepted));
+    P::met(if accepted { "accepted again" } else { "refused" });
     quiet(&queue, &[&job]);
 }
 
@@ -299,6 +308,7 @@ pub fn item_changes_queues<P: Stage>() {
     P::join(t);
     queues[1].run_one();
     assert_eq!(job.runs.load(Ordering::Relaxed), if refused { 1 } else { 2 });
+    P::met(if refused { "refused" } else { "accepted" });
     assert_eq!(
         job.saw.load(Ordering::Relaxed),
         1,
@@ -332,6 +342,7 @@ pub fn cancelled_item_changes_queues<P: Stage>() {
     let saw = job.flag.as_ref().map_or(0, |flag| flag.load(Load::Relaxed));
     P::join(t);
     let refused = job.runs.load(Ordering::Relaxed);
+    P::met(if refused == 1 { "refused" } else { "accepted" });
     assert!(saw >= refused, "a cancel does not see what was written before an enqueue that it took back");
     queues.iter().for_each(|queue| quiet(queue, &[&job]));
 }

@@ -110,7 +110,9 @@ pub fn upgrade<P: Stage>(pause: impl FnOnce()) -> bool {
     assert_eq!(table.entry.count.count(), 0);
     // SAFETY: everybody has joined.
     table.entry.data.with(|d| unsafe { assert!(!*d, "never released") });
-    upgraded.load(Ordering::Relaxed)
+    let upgraded = upgraded.load(Ordering::Relaxed);
+    P::met(if upgraded { "upgraded" } else { "too late" });
+    upgraded
 }
 
 /// The look-up takes a plain count: allowed, because `put_and_lock` lets no look-up meet a zero.
@@ -134,6 +136,7 @@ pub fn put_and_lock_against_lookup<P: Stage>() {
                     table.use_it();
                     last(&table);
                 }
+                P::met(if got { "found" } else { "too late" });
             })
         })
         .collect();

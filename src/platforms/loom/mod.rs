@@ -2,7 +2,30 @@
 //!
 //! A driver that is generic over [`Platform`] is model-checked by running it on [`Loom`] inside `loom::model`. What the checker
 //! cannot see: accesses that do not go through the platform; store buffering through sequentially consistent *accesses*
-//! (the core uses fences for it); more than four spawned threads.
+//! (the core uses fences for it); another thread between an access and the fence right after it; more than four spawned threads.
+//!
+//! # The search of loom 0.7.3 is not complete
+//!
+//! loom looks for a race with the last access of an atomic only. A thread that loads and then writes hides the loads of all other
+//! threads behind its own ([tokio-rs/loom#392](https://github.com/tokio-rs/loom/issues/392)): this model has one execution, in which
+//! the main thread loads 0, and no check of it meets the other one.
+//!
+//! ```text
+//! thread::spawn(move || { y.load(Relaxed); y.store(1, Relaxed); });
+//! x.load(Relaxed)
+//! ```
+//!
+//! The models of this crate run on a loom without that hole: a copy of the registry's, with a patch of ours. A crate's patches reach
+//! its own workspace only, so that models of your own need the same. This package has the patch, and a script that writes the copy:
+//!
+//! ```text
+//! path/to/userptr/loom-tests/loom/repair target/loom        # in your package
+//! cargo test --config 'patch.crates-io.loom.path="target/loom"' ...
+//! ```
+//!
+//! or, for good, in your workspace's manifest: `[patch.crates-io]` with `loom = { path = "..." }`.
+//!
+//! # Time-outs
 //!
 //! Finite time-outs expire at once: a model explores "the deadline passed" at every point, and "in time" by passing none.
 //!
