@@ -238,7 +238,7 @@ impl KQueue {
         // SAFETY: a plain number.
         let wq = NonNull::new(unsafe { ffi::uk_queue_new(kind as u32) }).ok_or(Error::NoMemory)?;
         // If this fails, the value comes back and its drop destroys the queue.
-        let inner = Ref::try_new(Inner { wq, busy: atomic::AtomicUsize::new(0) }).map_err(|(_, e)| e)?;
+        let inner = Ref::try_new(Inner { wq, busy: atomic::AtomicUsize::new(0) })?;
         Ok(Self(inner))
     }
 
@@ -301,6 +301,10 @@ unsafe impl RawQueue<KWork> for KQueue {
     fn flush(&self) {
         // SAFETY: the queue lives.
         unsafe { ffi::uk_flush_queue(self.wq()) }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        core::ptr::eq(self.wq(), other.wq())
     }
 
     /// Not `drain_workqueue`, which warns when somebody outside the queue enqueues meanwhile.
