@@ -72,7 +72,7 @@ impl Device for Copier {
             stop: AtomicBool::new(false),
             idle: KWait::blank(),
         };
-        Ok(Mapping(Ref::try_new(table).map_err(|(_, e)| e)?))
+        Ok(Mapping(Ref::try_new(table)?))
     }
 
     fn stop(&self, map: &Self::Map) {

@@ -156,7 +156,7 @@ impl<T: Table> Job<T> {
             done: AtomicBool::new(false),
             ended: KWait::blank(),
         };
-        let job = Ref::try_new(job).map_err(|(_, e)| e)?;
+        let job = Ref::try_new(job)?;
         // Known to the device under the lease, so before `wait_idle` asks.
         job.table.enter(job.deaf());
         count(counter::JOBS, 1);

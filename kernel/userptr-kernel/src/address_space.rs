@@ -5,7 +5,7 @@ use crate::platform::Kernel;
 use core::ffi::{c_int, c_void};
 use core::fmt;
 use core::ptr::NonNull;
-use userptr::address_space::{AddressSpace, Current, Pages, Usage, Users};
+use userptr::address_space::{AddressSpace, Current, ForeignMemory, Pages, Usage, Users};
 use userptr::notifier::{Blockable, Notifier, Outcome};
 use userptr::{AddrRange, Error, Ref};
 
@@ -117,6 +117,9 @@ impl fmt::Debug for Registered {
         f.write_str("Registered")
     }
 }
+
+// SAFETY: the memory of user processes: no reference of the kernel points there.
+unsafe impl ForeignMemory for Mm {}
 
 impl AddressSpace for Mm {
     type Platform = Kernel;

@@ -77,7 +77,7 @@ static LAST_PUTS: AtomicUsize = AtomicUsize::new(0);
 struct Plain(u64);
 // SAFETY: nothing to settle, nothing points to it.
 unsafe impl Object<Kernel> for Plain {
-    fn last_put(&self) -> Fate {
+    unsafe fn last_put(&self) -> Fate {
         LAST_PUTS.fetch_add(1, Ordering::Relaxed);
         Fate::Free
     }
@@ -208,7 +208,8 @@ fn work_runs_and_is_refused_while_pending() -> TestResult {
     let third = enqueue::<_, Kernel, 0>(&queue, c.clone());
     let pending = is_pending::<_, Kernel, 0>(&queue, &c);
     open(&c);
-    flush_item::<_, Kernel, 0>(&queue, &c);
+    // SAFETY: it is only ever enqueued on this queue.
+    unsafe { flush_item::<_, Kernel, 0>(&queue, &c) };
     check!(entered && second && pending);
     check!(third.is_err_and(|back| Ref::ptr_eq(&back, &c)));
     check!(c.runs.load(Ordering::Relaxed) == 2);
@@ -225,8 +226,10 @@ fn cancelled_work_gives_its_reference_back() -> TestResult {
     let entered = entered(&c);
     // One worker per item: the second enqueue waits for the first run, so it can be cancelled.
     let second = enqueue::<_, Kernel, 0>(&queue, c.clone()).is_ok();
-    let back = cancel::<_, Kernel, 0>(&queue, &c);
-    let nothing = cancel::<_, Kernel, 0>(&queue, &c);
+    // SAFETY: it is only ever enqueued on this queue.
+    let back = unsafe { cancel::<_, Kernel, 0>(&queue, &c) };
+    // SAFETY: as above.
+    let nothing = unsafe { cancel::<_, Kernel, 0>(&queue, &c) };
     open(&c);
     queue.drain();
     check!(entered && second && nothing.is_none());
@@ -358,7 +361,7 @@ fn software_queue() -> TestResult {
         RUNS.fetch_add(1, Ordering::Relaxed);
     }
     RUNS.store(0, Ordering::Relaxed);
-    let queue = get!(Ref::<SoftQueue<Kernel>, Kernel>::try_new(SoftQueue::blank()));
+    let queue = get!(SoftQueue::<Kernel>::try_new());
     let item = SoftWork::<Kernel>::blank(count);
     // SAFETY: the item lives until the end of this function, at its final address, and is run before that.
     unsafe {
