@@ -14,7 +14,7 @@ use core::time::Duration;
 use userptr::pages::Buffer;
 use userptr::platform::{LockClass, Mutex};
 use userptr::{
-    Client, Context, Error, Lease, Limits, Notifier, Object, Queues, RawQueue, Ref, SgLimits, UserPtr,
+    Client, Context, Error, Lease, Limits, Notifier, RefCounted, Queues, RawQueue, Ref, SgLimits, UserPtr,
     UserPtrRef,
 };
 use userptr_kernel::{KQueue, Kernel, Kind, Mm, now_ns as now, pause, signal_pending, untagged};
@@ -28,7 +28,7 @@ struct Driver {
 }
 
 // SAFETY: nothing to settle; only the static below points here.
-unsafe impl Object<Kernel> for Driver {}
+unsafe impl RefCounted<Kernel> for Driver {}
 
 static DRIVER: AtomicPtr<Driver> = AtomicPtr::new(ptr::null_mut());
 
@@ -69,7 +69,7 @@ impl Driver {
     }
 
     /// Waits until no work is queued or running.
-    fn settle(&self) {
+    fn init(&self) {
         // A pin may leave a cancel behind, a cancel a record to free.
         for _ in 0..2 {
             for queue in &self.queues {
@@ -103,7 +103,7 @@ pub extern "C" fn userptr_exit_driver() {
     if !raw.is_null() {
         // SAFETY: the pointer that the load put there, taken once.
         let driver = unsafe { Ref::<Driver, Kernel>::from_raw(raw) };
-        driver.settle();
+        driver.init();
         // No job runs any more: what ran out of time can end now, also for processes that are gone.
         for context in &driver.copiers {
             let _ = context.retry_quarantined();
@@ -111,7 +111,7 @@ pub extern "C" fn userptr_exit_driver() {
         if let Some(context) = &driver.edu {
             let _ = context.retry_quarantined();
         }
-        driver.settle();
+        driver.init();
         drop(driver);
     }
 }
@@ -124,13 +124,13 @@ enum Opened {
 }
 
 // SAFETY: settles what is in it; only the file points here.
-unsafe impl Object<Kernel> for Opened {
-    unsafe fn settle(&self) {
+unsafe impl RefCounted<Kernel> for Opened {
+    unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
         unsafe {
             match self {
-                Self::Copier(file) => file.job.settle(),
-                Self::Edu(file) => file.job.settle(),
+                Self::Copier(file) => file.job.init(),
+                Self::Edu(file) => file.job.init(),
             }
         }
     }
@@ -214,7 +214,7 @@ const LOOK: Duration = Duration::from_millis(10);
 impl<D: Engine> File<D> {
     fn open(context: &Ref<Context<D>, Kernel>) -> Result<Self, Error> {
         let class = LockClass { name: "userptr_file", rank: 50 };
-        Ok(Self { client: Client::open(context.clone())?, job: Mutex::<Kernel, _>::blank(class, None) })
+        Ok(Self { client: Client::open(context.clone())?, job: Mutex::<Kernel, _>::uninit(class, None) })
     }
 
     fn request(&self, number: u32, words: &mut [u64; 8]) -> Result<(), Error> {
@@ -263,7 +263,7 @@ impl<D: Engine> File<D> {
             request::PUT => UserPtr::put_pages(&self.object(a)?)?,
             request::SETTLE => {
                 if let Some(driver) = driver() {
-                    driver.settle();
+                    driver.init();
                 }
             }
             // What a driver does after it has reset its device.
