@@ -6,7 +6,7 @@ use crate::device::{Device, PlatformOf};
 use crate::error::Error;
 use crate::pages::Buffer;
 use crate::platform::{LockClass, Mutex};
-use crate::refcount::{Fate, Object, Ref};
+use crate::refcount::{LastPut, Ref, RefCounted};
 use crate::userptr::UserPtr;
 use core::fmt;
 use core::mem::ManuallyDrop;
@@ -72,22 +72,22 @@ struct Table<D: Device> {
 // SAFETY: the pointers are counted handles in another form, and those are `Send`.
 unsafe impl<D: Device> Send for Table<D> {}
 
-// SAFETY: `settle` settles the mutex.
-unsafe impl<D: Device> Object<PlatformOf<D>> for Shared<D> {
-    unsafe fn settle(&self) {
+// SAFETY: `init` settles the mutex.
+unsafe impl<D: Device> RefCounted<PlatformOf<D>> for Shared<D> {
+    unsafe fn init(&self) {
         // SAFETY: called once, at the final address (caller).
-        unsafe { self.table.settle() }
+        unsafe { self.table.init() }
     }
 
     /// Closes every handle. Not in `Drop`, which also runs for a client that found no memory and was never
     /// settled: its mutex may not be taken.
-    unsafe fn last_put(&self) -> Fate {
+    unsafe fn last_put(&self) -> LastPut {
         let mut handle = 1_u32;
         while self.with(|table| table.slot(handle).is_some()) {
             let _ = self.close(handle);
             handle = handle.saturating_add(1);
         }
-        Fate::Free
+        LastPut::Drop
     }
 }
 
@@ -100,7 +100,7 @@ impl<D: Device> Client<D> {
     /// # Errors
     /// [`Error::NoMemory`].
     pub fn open(context: Context<D>) -> Result<Self, Error> {
-        let table = Mutex::<PlatformOf<D>, _>::blank(
+        let table = Mutex::<PlatformOf<D>, _>::uninit(
             LockClass::HANDLES,
             Table { slots: Buffer::with_capacity(0)?, free: NONE },
         );

@@ -106,7 +106,7 @@ pub use notifier::{Blockable, Event, Notifier, Outcome, WouldBlock};
 pub use pages::{Buffer, Segment, SgLimits, SgTable};
 pub use platform::{Platform, RawQueue};
 pub use range::AddrRange;
-pub use refcount::{Fate, Object, Ref, Refcount};
+pub use refcount::{LastPut, Ref, RefCounted, Refcount};
 pub use userptr::{Lease, Mapped, OwnedLease, UserPtr};
 pub use work::{HasWork, SharedQueue, SoftQueue, SoftWork, Work};
 

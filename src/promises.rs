@@ -6,7 +6,7 @@ use crate::notifier::{Attachment, Notifier, Outcome, PendingInvalidation, Subscr
 use crate::platform::{MutexGuard, RawWork};
 use crate::platforms::native::{NativeCell, NativeUsize};
 use crate::platforms::std::Std;
-use crate::refcount::{Last, Ref, Refcount};
+use crate::refcount::{Dying, Ref, Refcount};
 use crate::work::{SoftQueue, SoftWork, Work};
 use crate::{AddrRange, Buffer, Error, Flags, Segment, SgTable};
 use static_assertions::{
@@ -45,7 +45,7 @@ assert_eq_size!(Segment, [usize; 3]);
 assert_impl_all!(Ref<Queue, Std>: Send, Sync, Unpin, Clone);
 assert_impl_all!(Ref<Notifier<Std>, Std>: Send, Sync);
 assert_impl_all!(Ref<dyn Subscriber<Std>, Std>: Send, Sync);
-assert_impl_all!(Last<Queue, Std>: Send);
+assert_impl_all!(Dying<Queue, Std>: Send);
 assert_impl_all!(Notifier<Std>: Send, Sync);
 assert_impl_all!(Attachment<Std>: Send, Sync);
 assert_impl_all!(SoftWork<Std>: Send, Sync, RawWork);

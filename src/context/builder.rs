@@ -119,7 +119,7 @@ impl<D: Device> ContextBuilder<D> {
             finished: AtomicUsize::new(0),
         };
         let workers = CachePadded::new(AtomicUsize::new(0));
-        let worker_slots = WaitQueue::blank();
+        let worker_slots = WaitQueue::uninit();
         let shared =
             Shared { device, limits, registry, unwatched, pins, revokes, workers, worker_slots, counts };
         match Ref::try_new(shared) {

@@ -9,7 +9,7 @@ use crate::device::{Device, Limits, PlatformOf, QueueOf};
 use crate::mm::MmRegistry;
 use crate::notifier::{Event, Notifier, Outcome};
 use crate::platform::{AtomicUsize, Load, Platform, RawQueue, Rmw, WaitQueue};
-use crate::refcount::{Object, Ref};
+use crate::refcount::{Ref, RefCounted};
 use core::fmt;
 use core::time::Duration;
 use crossbeam_utils::CachePadded;
@@ -59,11 +59,11 @@ pub struct ContextStats {
     pub finished: usize,
 }
 
-// SAFETY: `settle` settles the wait. Clients and objects hold counted references.
-unsafe impl<D: Device> Object<PlatformOf<D>> for Shared<D> {
-    unsafe fn settle(&self) {
+// SAFETY: `init` settles the wait. Clients and objects hold counted references.
+unsafe impl<D: Device> RefCounted<PlatformOf<D>> for Shared<D> {
+    unsafe fn init(&self) {
         // SAFETY: called once, at the final address (caller).
-        unsafe { self.worker_slots.settle() }
+        unsafe { self.worker_slots.init() }
     }
 }
 

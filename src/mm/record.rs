@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::has_work;
 use crate::notifier::Notifier;
 use crate::platform::{AtomicUsize, Cell, Load, Platform, Store};
-use crate::refcount::{Object, Ref};
+use crate::refcount::{Ref, RefCounted};
 use crate::work::{HasWork, Work, enqueue};
 use core::fmt;
 use core::mem::ManuallyDrop;
@@ -39,11 +39,11 @@ unsafe impl<S: AddressSpace> Send for MmRecord<S> {}
 // SAFETY: as above.
 unsafe impl<S: AddressSpace> Sync for MmRecord<S> {}
 
-// SAFETY: `settle` settles the work item. The registry's link is cut by `MmRef`'s drop before the object is released.
-unsafe impl<S: AddressSpace> Object<S::Platform> for MmRecord<S> {
-    unsafe fn settle(&self) {
+// SAFETY: `init` settles the work item. The registry's link is cut by `MmRef`'s drop before the object is released.
+unsafe impl<S: AddressSpace> RefCounted<S::Platform> for MmRecord<S> {
+    unsafe fn init(&self) {
         // SAFETY: the caller's promise, handed on.
-        unsafe { self.free.settle() }
+        unsafe { self.free.init() }
     }
 }
 
@@ -78,7 +78,7 @@ impl<S: AddressSpace> MmRecord<S> {
             next: <<S::Platform as Platform>::Cell<_> as Cell<_>>::new(None),
             published: AtomicUsize::new(0),
             bound: <<S::Platform as Platform>::Cell<_> as Cell<_>>::new(None),
-            free: Work::blank(),
+            free: Work::uninit(),
         };
         Ok(Ref::try_new(this)?)
     }

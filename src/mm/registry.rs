@@ -4,7 +4,7 @@ use super::record::{MmRecord, MmRef};
 use crate::address_space::AddressSpace;
 use crate::error::Error;
 use crate::platform::{LockClass, Mutex, Platform, RawQueue};
-use crate::refcount::{Inner, Object, Ref};
+use crate::refcount::{Inner, Ref, RefCounted};
 use core::fmt;
 use core::ptr::NonNull;
 
@@ -34,11 +34,11 @@ pub(super) struct Buckets<S: AddressSpace> {
 // SAFETY: the pointers are followed under the registry's mutex, while the records live (invariant of the registry).
 unsafe impl<S: AddressSpace> Send for Buckets<S> {}
 
-// SAFETY: `settle` settles the mutex. Records hold counted references to the registry.
-unsafe impl<S: AddressSpace> Object<S::Platform> for MmRegistry<S> {
-    unsafe fn settle(&self) {
+// SAFETY: `init` settles the mutex. Records hold counted references to the registry.
+unsafe impl<S: AddressSpace> RefCounted<S::Platform> for MmRegistry<S> {
+    unsafe fn init(&self) {
         // SAFETY: the caller's promise, handed on.
-        unsafe { self.buckets.settle() }
+        unsafe { self.buckets.init() }
     }
 }
 
@@ -52,7 +52,7 @@ impl<S: AddressSpace> MmRegistry<S> {
         releases: <S::Platform as Platform>::Queue,
     ) -> Result<Ref<Self, S::Platform>, Error> {
         let buckets = Buckets { heads: [None; BUCKETS] };
-        let buckets = Mutex::<S::Platform, _>::blank(LockClass::REGISTRY, buckets);
+        let buckets = Mutex::<S::Platform, _>::uninit(LockClass::REGISTRY, buckets);
         Ok(Ref::try_new(Self { buckets, revokes, releases })?)
     }
 

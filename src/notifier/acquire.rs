@@ -314,7 +314,7 @@ mod tests {
     use crate::AddrRange;
     use crate::notifier::Blockable;
     use crate::platforms::std::Std;
-    use crate::refcount::{Fate, Object};
+    use crate::refcount::{LastPut, RefCounted};
 
     struct Bare {
         notifier: Ref<Notifier<Std>, Std>,
@@ -322,12 +322,12 @@ mod tests {
     }
 
     // SAFETY: the attachment is settled, and `last_put` detaches.
-    unsafe impl Object<Std> for Bare {
-        unsafe fn settle(&self) {
+    unsafe impl RefCounted<Std> for Bare {
+        unsafe fn init(&self) {
             // SAFETY: called once, at the final address (caller).
-            unsafe { self.attachment.settle() }
+            unsafe { self.attachment.init() }
         }
-        unsafe fn last_put(&self) -> Fate {
+        unsafe fn last_put(&self) -> LastPut {
             // SAFETY: called with a count of zero.
             unsafe { Notifier::detach(self) }
         }
@@ -360,7 +360,7 @@ mod tests {
     fn s24_a_ticket_that_wraps() -> Result<(), Error> {
         let notifier = Notifier::<Std>::try_new(None)?;
         let range = AddrRange::new(4096, 4096)?;
-        let attachment = Attachment::blank(range);
+        let attachment = Attachment::uninit(range);
         let object = Ref::try_new(Bare { notifier: notifier.clone(), attachment })?;
         // SAFETY: nobody else knows the object yet.
         unsafe { object.attachment.slot(|slot| slot.set_ticket(u64::MAX - 2)) };

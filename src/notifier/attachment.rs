@@ -6,7 +6,7 @@ use super::{Event, Notifier, Outcome};
 use crate::interval::Node;
 use crate::platform::{Cell, Platform, RawWork, WaitQueue};
 use crate::range::AddrRange;
-use crate::refcount::{Inner, Object};
+use crate::refcount::{Inner, RefCounted};
 use core::fmt;
 use core::mem::offset_of;
 use core::ptr::{self, NonNull};
@@ -16,12 +16,12 @@ use core::time::Duration;
 ///
 /// # Safety
 /// * [`attachment`](Self::attachment) always returns the same attachment, which lies inside the object
-///   and is settled by its `settle`.
+///   and is settled by its `init`.
 /// * [`notifier`](Self::notifier) does not change while the attachment is attached, and lives as long
 ///   as the object.
 /// * The object's [`last_put`](Object::last_put) calls [`Notifier::detach`] and returns its result.
 #[diagnostic::on_unimplemented(message = "`{Self}` cannot be attached to a `Notifier<{P}>`")]
-pub unsafe trait Subscriber<P: Platform>: Object<P> {
+pub unsafe trait Subscriber<P: Platform>: RefCounted<P> {
     /// Returns the attachment inside the object.
     fn attachment(&self) -> &Attachment<P>;
     /// Returns the notifier that the object attaches to. A few loads: it is also called under that
@@ -80,12 +80,12 @@ unsafe impl<P: Platform> Sync for Attachment<P> {}
 impl<P: Platform> Attachment<P> {
     /// Returns an inert attachment for `range`, in bytes.
     #[must_use]
-    pub fn blank(range: AddrRange) -> Self {
+    pub fn uninit(range: AddrRange) -> Self {
         Self {
             node: Node::new(range),
             leases: LeaseWord::new(),
-            drained: WaitQueue::blank(),
-            work: P::Work::blank(super::revoke::run_queued::<P>),
+            drained: WaitQueue::uninit(),
+            work: P::Work::uninit(super::revoke::run_queued::<P>),
             slot: <P::Cell<_> as Cell<_>>::new(Slot::new()),
             next: <P::Cell<_> as Cell<_>>::new(ptr::null()),
             until: <P::Cell<_> as Cell<_>>::new(None),
@@ -95,12 +95,12 @@ impl<P: Platform> Attachment<P> {
     /// Makes it usable.
     ///
     /// # Safety
-    /// Called once, from the [`Object::settle`] of the object that contains it.
-    pub unsafe fn settle(&self) {
+    /// Called once, from the [`RefCounted::init`] of the object that contains it.
+    pub unsafe fn init(&self) {
         // SAFETY: called once, at the final address (caller).
         unsafe {
-            self.drained.settle();
-            self.work.settle();
+            self.drained.init();
+            self.work.init();
         }
     }
 

@@ -25,8 +25,8 @@
 //! | 4 | the range is not memory | [`abandon`](Notifier::abandon) with `sticky` |
 //! | 5 | forgotten | `mark`, `claim`, `rehome`, [`reset_failed`](Notifier::reset_failed) |
 //! | 6 | revoked: the lease word closes | `mark`, `claim`; not for an object whose count is zero: its last put does it |
-//! | 7 | released: drained, device idle, unmapped, unpinned | `settle`, at the end of every revocation |
-//! | 8 | a deadline passed, or the device is lost | `quarantine_for_leases`, `settle` |
+//! | 7 | released: drained, device idle, unmapped, unpinned | `init`, at the end of every revocation |
+//! | 8 | a deadline passed, or the device is lost | `quarantine_for_leases`, `init` |
 //! | 9 | retried | `finish_quarantined` (the last lease), [`retry_quarantined`](Notifier::retry_quarantined) |
 //!
 //! All of it is guarded by the notifier's spinlock. No path of a revocation takes a mutex: the thread that
@@ -67,7 +67,7 @@ use crate::error::Error;
 use crate::interval::{IntervalIndex, Tree};
 use crate::platform::{LockClass, Platform, SpinLock, WaitQueue};
 use crate::range::AddrRange;
-use crate::refcount::{Object, Ref};
+use crate::refcount::{Ref, RefCounted};
 use core::fmt;
 use hull::Hull;
 use windows::{Overflow, Windows};
@@ -169,14 +169,14 @@ pub struct NotifierStats {
     pub dead: bool,
 }
 
-// SAFETY: `settle` settles the lock and the wait. Nothing points to a notifier but counted references: the
+// SAFETY: `init` settles the lock and the wait. Nothing points to a notifier but counted references: the
 // registration with the address space, the record, and each object.
-unsafe impl<P: Platform> Object<P> for Notifier<P> {
-    unsafe fn settle(&self) {
+unsafe impl<P: Platform> RefCounted<P> for Notifier<P> {
+    unsafe fn init(&self) {
         // SAFETY: called once, at the final address (caller).
         unsafe {
-            self.core.settle();
-            self.changed.settle();
+            self.core.init();
+            self.changed.init();
         }
     }
 }
@@ -192,10 +192,10 @@ impl<P: Platform> Notifier<P> {
     pub fn try_new(revokes: Option<P::Queue>) -> Result<Ref<Self, P>, Error> {
         let core = Core { index: Tree::new(), overflow: Overflow::new(), dead: false, quarantined: 0 };
         let this = Self {
-            core: SpinLock::<P, _>::blank(LockClass::NOTIFIER, core),
+            core: SpinLock::<P, _>::uninit(LockClass::NOTIFIER, core),
             windows: Windows::new(),
             hull: Hull::new(),
-            changed: WaitQueue::blank(),
+            changed: WaitQueue::uninit(),
             revokes,
         };
         Ok(Ref::try_new(this)?)

@@ -8,7 +8,7 @@ use super::state::{State, TakeOut};
 use super::{Core, Event, Notifier, Outcome};
 use crate::interval::IntervalIndex;
 use crate::platform::{Platform, RawQueue};
-use crate::refcount::{Fate, Ref};
+use crate::refcount::{LastPut, Ref};
 use core::mem::ManuallyDrop;
 use core::time::Duration;
 
@@ -183,7 +183,7 @@ impl<P: Platform> Core<P> {
             if let Some(object) = attachment.object() {
                 let count = object.as_ref().count();
                 if owner == Owner::LastPut {
-                    // One for the last put itself, which drops it when it learns of `Fate::Keep`.
+                    // One for the last put itself, which drops it when it learns of `LastPut::Revived`.
                     count.revive();
                 }
                 count.get();
@@ -240,23 +240,23 @@ impl<P: Platform> Notifier<P> {
     ///
     /// # Safety
     /// The object's count is zero and this is called from its `last_put`.
-    pub unsafe fn detach(sub: &dyn Subscriber<P>) -> Fate {
+    pub unsafe fn detach(sub: &dyn Subscriber<P>) -> LastPut {
         let began = P::now();
         match Self::claim(sub) {
             State::Ready => {
                 set_deadline(sub, began);
                 stop(sub, Owner::LastPut);
                 match drain_and_release(sub, Owner::LastPut) {
-                    Outcome::Idle => Fate::Free,
-                    Outcome::TimedOut | Outcome::DeviceLost => Fate::Keep,
+                    Outcome::Idle => LastPut::Drop,
+                    Outcome::TimedOut | Outcome::DeviceLost => LastPut::Revived,
                 }
             }
-            State::Idle | State::Acquiring | State::Failed => Fate::Free,
+            State::Idle | State::Acquiring | State::Failed => LastPut::Drop,
             // The owner of a revocation holds a count, and so does a quarantine: the count cannot be
             // zero. Rather leak than free.
             State::Revoking | State::Quarantined => {
                 debug_assert!(false, "the last put came while a revocation holds a reference");
-                Fate::Leak
+                LastPut::Leak
             }
         }
     }

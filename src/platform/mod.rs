@@ -5,8 +5,8 @@
 //!
 //! # Two steps
 //! Nothing here needs a `const` constructor, and nothing is initialised where it does not lie:
-//! `blank` is inert, movable and cannot fail; the allocation around it may fail; `settle` runs exactly once, at the
-//! final address, and cannot fail. A kernel's `spin_lock_init`, `INIT_WORK` and `init_waitqueue_head` belong in `settle`.
+//! `uninit` is inert, movable and cannot fail; the allocation around it may fail; `init` runs exactly once, at the
+//! final address, and cannot fail. A kernel's `spin_lock_init`, `INIT_WORK` and `init_waitqueue_head` belong in `init`.
 
 pub mod atomic;
 pub mod cell;

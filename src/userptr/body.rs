@@ -10,7 +10,7 @@ use crate::notifier::{Attachment, Event, Notifier, Outcome, Subscriber};
 use crate::pages::{Buffer, SgTable};
 use crate::platform::{AtomicUsize, Cell, Load, Platform, Rmw, Store};
 use crate::range::AddrRange;
-use crate::refcount::{Fate, Object, Ref};
+use crate::refcount::{LastPut, Ref, RefCounted};
 use crate::work::Work;
 use core::fmt;
 use core::time::Duration;
@@ -58,20 +58,20 @@ unsafe impl<D: Device> Send for Body<D> {}
 // SAFETY: as for `Send`: writes of `installed` are exclusive by the invariant.
 unsafe impl<D: Device> Sync for Body<D> {}
 
-// SAFETY: `settle` settles the attachment and the work item; `last_put` detaches.
-unsafe impl<D: Device> Object<PlatformOf<D>> for Body<D> {
-    unsafe fn settle(&self) {
+// SAFETY: `init` settles the attachment and the work item; `last_put` detaches.
+unsafe impl<D: Device> RefCounted<PlatformOf<D>> for Body<D> {
+    unsafe fn init(&self) {
         // SAFETY: called once, at the final address (caller).
         unsafe {
-            self.attachment.settle();
-            self.pin.settle();
+            self.attachment.init();
+            self.pin.init();
         }
     }
 
-    unsafe fn last_put(&self) -> Fate {
+    unsafe fn last_put(&self) -> LastPut {
         // SAFETY: the count is zero, and this is its last put (caller).
         let fate = unsafe { Notifier::detach(self) };
-        if fate == Fate::Free && self.watching.load(Load::Relaxed) != 0 {
+        if fate == LastPut::Drop && self.watching.load(Load::Relaxed) != 0 {
             if let Some(registration) = self.record.registration() {
                 // SAFETY: `watching` says that one watch is ours; the object is detached.
                 unsafe { self.record.space().unwatch(registration, self.range()) };
@@ -141,7 +141,7 @@ impl<D: Device> Body<D> {
         Self {
             context,
             record,
-            attachment: Attachment::blank(range),
+            attachment: Attachment::uninit(range),
             flags,
             watched: AtomicUsize::new(watched),
             watching: AtomicUsize::new(0),
@@ -149,7 +149,7 @@ impl<D: Device> Body<D> {
             written: AtomicUsize::new(0),
             unwanted: AtomicUsize::new(0),
             report: AtomicUsize::new(0),
-            pin: Work::blank(),
+            pin: Work::uninit(),
         }
     }
 

@@ -30,7 +30,7 @@ impl<D: Device> Drop for Place<'_, D> {
     }
 }
 
-// SAFETY: the item is settled by `Body`'s `settle`.
+// SAFETY: the item is settled by `Body`'s `init`.
 unsafe impl<D: Device> HasWork<PlatformOf<D>, PIN> for Body<D> {
     has_work!(pin: Work<Body<D>, PlatformOf<D>, PIN>);
 

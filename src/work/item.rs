@@ -1,7 +1,7 @@
 //! Typed work items.
 
 use crate::platform::{Platform, RawQueue, RawWork};
-use crate::refcount::{Object, Ref};
+use crate::refcount::{Ref, RefCounted};
 use core::fmt;
 use core::marker::PhantomData;
 
@@ -26,7 +26,7 @@ use core::marker::PhantomData;
 /// }
 ///
 /// let workers = Workers::<Std>::start("jobs", 1)?;
-/// let job = Ref::try_new(Job { done: false.into(), work: Work::blank() })?;
+/// let job = Ref::try_new(Job { done: false.into(), work: Work::uninit() })?;
 /// if let Err(mine) = enqueue(workers.queue(), job.clone()) {
 ///     drop(mine); // refused: pending already, or shut down; the reference is ours again
 /// }
@@ -43,8 +43,8 @@ pub struct Work<T, P: Platform, const ID: usize = 0> {
 impl<T: HasWork<P, ID>, P: Platform, const ID: usize> Work<T, P, ID> {
     /// An inert item.
     #[must_use]
-    pub fn blank() -> Self {
-        Self { raw: P::Work::blank(run::<T, P, ID>), _of: PhantomData }
+    pub fn uninit() -> Self {
+        Self { raw: P::Work::uninit(run::<T, P, ID>), _of: PhantomData }
     }
 }
 
@@ -52,10 +52,10 @@ impl<T, P: Platform, const ID: usize> Work<T, P, ID> {
     /// Makes the item usable.
     ///
     /// # Safety
-    /// Called once, from the [`Object::settle`] of the object that contains it.
-    pub unsafe fn settle(&self) {
+    /// Called once, from the [`RefCounted::init`] of the object that contains it.
+    pub unsafe fn init(&self) {
         // SAFETY: the caller's promise.
-        unsafe { self.raw.settle() }
+        unsafe { self.raw.init() }
     }
 }
 
@@ -69,12 +69,12 @@ impl<T, P: Platform, const ID: usize> fmt::Debug for Work<T, P, ID> {
 /// [`ref_counted!`](crate::ref_counted).
 ///
 /// # Safety
-/// A `Work<Self, P, ID>` lies at byte `OFFSET` of `Self` and is settled by [`Object::settle`].
+/// A `Work<Self, P, ID>` lies at byte `OFFSET` of `Self` and is settled by [`RefCounted::init`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no work item {ID}",
     note = "name its field in `ref_counted!`"
 )]
-pub unsafe trait HasWork<P: Platform, const ID: usize = 0>: Object<P> + Sized {
+pub unsafe trait HasWork<P: Platform, const ID: usize = 0>: RefCounted<P> + Sized {
     /// Where the item lies.
     const OFFSET: usize;
     /// What it does. Owns the reference that was enqueued.
@@ -134,11 +134,11 @@ macro_rules! ref_counted {
     ) => {
         // SAFETY: every work item that an impl of `HasWork` below connects is settled; only counted
         // references point to the object.
-        unsafe impl$(<$($generics)*>)? $crate::Object<$p> for $t {
-            unsafe fn settle(&self) {
+        unsafe impl$(<$($generics)*>)? $crate::RefCounted<$p> for $t {
+            unsafe fn init(&self) {
                 $(
                     // SAFETY: called once, at the final address (caller).
-                    unsafe { $crate::Work::settle(&self.$field) };
+                    unsafe { $crate::Work::init(&self.$field) };
                 )*
             }
         }
@@ -169,7 +169,7 @@ macro_rules! ref_counted {
 /// # Safety
 /// `raw` is the item of a live object whose enqueue leaked a count.
 unsafe fn run<T: HasWork<P, ID>, P: Platform, const ID: usize>(raw: *const P::Work) {
-    // SAFETY: the item was made by `blank` for `T` and lies at `OFFSET` inside one (`HasWork`); `enqueue` leaked a count
+    // SAFETY: the item was made by `uninit` for `T` and lies at `OFFSET` inside one (`HasWork`); `enqueue` leaked a count
     // for this very call, and the pointer it passed has provenance over the object.
     let this = unsafe { Ref::<T, P>::from_raw(raw.byte_sub(T::OFFSET).cast::<T>()) };
     T::run(this);

@@ -3,7 +3,7 @@
 use super::{SoftQueue, SoftWork};
 use crate::error::Error;
 use crate::platform::{Platform, RawQueue};
-use crate::refcount::{Fate, Object, Ref};
+use crate::refcount::{LastPut, Ref, RefCounted};
 use core::fmt;
 use core::ops::Deref;
 
@@ -18,10 +18,10 @@ pub struct SharedQueue<P: Platform> {
 }
 
 // SAFETY: there is nothing to settle, and nothing points to it but counted references.
-unsafe impl<P: Platform> Object<P> for SharedQueue<P> {
-    unsafe fn last_put(&self) -> Fate {
+unsafe impl<P: Platform> RefCounted<P> for SharedQueue<P> {
+    unsafe fn last_put(&self) -> LastPut {
         self.queue.shut_down();
-        Fate::Free
+        LastPut::Drop
     }
 }
 

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::platform::{
     AtomicUsize, Cell, Load, LockClass, Platform, RawQueue, RawWork, Rmw, SpinLock, WaitQueue,
 };
-use crate::refcount::{Fate, Object, Ref};
+use crate::refcount::{LastPut, Ref, RefCounted};
 use core::fmt;
 use core::ptr;
 
@@ -35,7 +35,7 @@ unsafe impl<P: Platform> Sync for SoftWork<P> {}
 
 // SAFETY: `SoftQueue` calls `run` once per successful enqueue.
 unsafe impl<P: Platform> RawWork for SoftWork<P> {
-    fn blank(run: unsafe fn(*const Self)) -> Self {
+    fn uninit(run: unsafe fn(*const Self)) -> Self {
         let link = Link { prev: ptr::null(), next: ptr::null(), turn: 0, queued: false };
         Self { run, pending: P::Usize::new(0), link: <P::Cell<_> as Cell<_>>::new(link) }
     }
@@ -131,25 +131,25 @@ pub struct SoftQueue<P: Platform> {
     done: WaitQueue<P::Wait>,
 }
 
-// SAFETY: `settle` settles the lock and both waits. Workers and flushers borrow the queue through references that they hold.
-unsafe impl<P: Platform> Object<P> for SoftQueue<P> {
-    unsafe fn settle(&self) {
+// SAFETY: `init` settles the lock and both waits. Workers and flushers borrow the queue through references that they hold.
+unsafe impl<P: Platform> RefCounted<P> for SoftQueue<P> {
+    unsafe fn init(&self) {
         // SAFETY: the caller's promise, handed on.
         unsafe {
-            self.state.settle();
-            self.idle.settle();
-            self.done.settle();
+            self.state.init();
+            self.idle.init();
+            self.done.init();
         }
     }
 
-    unsafe fn last_put(&self) -> Fate {
+    unsafe fn last_put(&self) -> LastPut {
         // Nobody can enqueue any more. What was queued owns counts of its objects, not of the queue: dropping the queue
         // with work in it would lose them, so a host shuts it down first.
         debug_assert!(
             self.with(|s| s.head.is_null() && s.running.is_null()),
             "a queue was dropped with work in it"
         );
-        Fate::Free
+        LastPut::Drop
     }
 }
 
@@ -162,9 +162,9 @@ impl<P: Platform> SoftQueue<P> {
         let state =
             State { head: ptr::null(), tail: ptr::null(), running: ptr::null(), turn: 0, shut: false };
         let this = Self {
-            state: SpinLock::<P, _>::blank(LockClass::QUEUE, state),
-            idle: WaitQueue::blank(),
-            done: WaitQueue::blank(),
+            state: SpinLock::<P, _>::uninit(LockClass::QUEUE, state),
+            idle: WaitQueue::uninit(),
+            done: WaitQueue::uninit(),
         };
         Ok(Ref::try_new(this)?)
     }

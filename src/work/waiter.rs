@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::platform::{Platform, WaitQueue};
-use crate::refcount::{Object, Ref};
+use crate::refcount::{Ref, RefCounted};
 use core::fmt;
 use core::time::Duration;
 
@@ -21,11 +21,11 @@ pub struct Waiter<P: Platform> {
     queue: WaitQueue<P::Wait>,
 }
 
-// SAFETY: `settle` settles the queue, and nothing points to it but counted references.
-unsafe impl<P: Platform> Object<P> for Waiter<P> {
-    unsafe fn settle(&self) {
+// SAFETY: `init` settles the queue, and nothing points to it but counted references.
+unsafe impl<P: Platform> RefCounted<P> for Waiter<P> {
+    unsafe fn init(&self) {
         // SAFETY: called once, at the final address (caller).
-        unsafe { self.queue.settle() }
+        unsafe { self.queue.init() }
     }
 }
 
@@ -35,7 +35,7 @@ impl<P: Platform> Waiter<P> {
     /// # Errors
     /// [`Error::NoMemory`].
     pub fn try_new() -> Result<Ref<Self, P>, Error> {
-        Ok(Ref::try_new(Self { queue: WaitQueue::blank() })?)
+        Ok(Ref::try_new(Self { queue: WaitQueue::uninit() })?)
     }
 
     /// Sleeps until `condition` holds, or `timeout` has passed (`None`: never; zero: asks once). Returns

@@ -46,8 +46,8 @@ impl<P: Platform> Memory<P> {
         let this = Arc::new(Self {
             world: World::new(),
             users: P::Usize::new(1),
-            told: SpinLock::<P, _>::blank(LockClass { name: "host", rank: 0 }, told),
-            quiet: WaitQueue::blank(),
+            told: SpinLock::<P, _>::uninit(LockClass { name: "host", rank: 0 }, told),
+            quiet: WaitQueue::uninit(),
             caller,
             late,
             untold: P::Usize::new(0),
@@ -57,8 +57,8 @@ impl<P: Platform> Memory<P> {
         });
         // SAFETY: once, in place.
         unsafe {
-            this.told.settle();
-            this.quiet.settle();
+            this.told.init();
+            this.quiet.init();
         }
         this
     }

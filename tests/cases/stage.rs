@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use userptr::notifier::{AttachError, Attachment, Holder, LeaseGuard, Subscriber, Ticket};
 use userptr::platform::{AtomicUsize as _, Cell, Load, Platform, Rmw, Store};
-use userptr::{AddrRange, Blockable, Fate, Notifier, Object, Outcome, Ref, SharedQueue};
+use userptr::{AddrRange, Blockable, LastPut, Notifier, Outcome, Ref, RefCounted, SharedQueue};
 
 pub type Home<P> = Ref<Notifier<P>, P>;
 pub type ProbeRef<P> = Ref<Probe<P>, P>;
@@ -134,13 +134,13 @@ unsafe impl<P: Platform> Send for Probe<P> {}
 // SAFETY: as above.
 unsafe impl<P: Platform> Sync for Probe<P> {}
 
-// SAFETY: `settle` settles the attachment; `last_put` detaches.
-unsafe impl<P: Platform> Object<P> for Probe<P> {
-    unsafe fn settle(&self) {
+// SAFETY: `init` settles the attachment; `last_put` detaches.
+unsafe impl<P: Platform> RefCounted<P> for Probe<P> {
+    unsafe fn init(&self) {
         // SAFETY: handed on.
-        unsafe { self.attachment.settle() }
+        unsafe { self.attachment.init() }
     }
-    unsafe fn last_put(&self) -> Fate {
+    unsafe fn last_put(&self) -> LastPut {
         // SAFETY: called by the last put.
         unsafe { Notifier::detach(self) }
     }
@@ -186,7 +186,7 @@ impl<P: Platform> Probe<P> {
         deadline: Option<Duration>,
     ) -> ProbeRef<P> {
         let this = Self {
-            attachment: Attachment::blank(range),
+            attachment: Attachment::uninit(range),
             home: home.clone(),
             world: world.clone(),
             installed: <P::Cell<_> as Cell<_>>::new(None),

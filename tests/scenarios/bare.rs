@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 use userptr::notifier::{Attachment, Subscriber, Ticket};
-use userptr::{AddrRange, Fate, Notifier, Object, Outcome, Platform, Ref};
+use userptr::{AddrRange, LastPut, Notifier, Outcome, Platform, Ref, RefCounted};
 
 pub(crate) struct Bare<P: Platform> {
     attachment: Attachment<P>,
@@ -12,7 +12,7 @@ pub(crate) struct Bare<P: Platform> {
 impl<P: Platform> Bare<P> {
     #[allow(clippy::new_ret_no_self, reason = "always shared")]
     pub(crate) fn new(notifier: &Ref<Notifier<P>, P>, range: AddrRange) -> Ref<Self, P> {
-        Ref::try_new(Self { attachment: Attachment::blank(range), notifier: notifier.clone() }).unwrap()
+        Ref::try_new(Self { attachment: Attachment::uninit(range), notifier: notifier.clone() }).unwrap()
     }
 
     /// Commits without pages. Returns whether the ticket was current.
@@ -22,13 +22,13 @@ impl<P: Platform> Bare<P> {
     }
 }
 
-// SAFETY: `settle` settles the attachment; `last_put` detaches.
-unsafe impl<P: Platform> Object<P> for Bare<P> {
-    unsafe fn settle(&self) {
+// SAFETY: `init` settles the attachment; `last_put` detaches.
+unsafe impl<P: Platform> RefCounted<P> for Bare<P> {
+    unsafe fn init(&self) {
         // SAFETY: called once, at the final address (caller).
-        unsafe { self.attachment.settle() }
+        unsafe { self.attachment.init() }
     }
-    unsafe fn last_put(&self) -> Fate {
+    unsafe fn last_put(&self) -> LastPut {
         // SAFETY: called by the last put.
         unsafe { Notifier::detach(self) }
     }

@@ -10,7 +10,7 @@ use userptr::device::{Device, Limits, Prepare};
 use userptr::notifier::Outcome;
 use userptr::pages::Buffer;
 use userptr::platform::RawWait;
-use userptr::{Error, Object, Ref};
+use userptr::{Error, Ref, RefCounted};
 use userptr_kernel::{KQueue, KWait, Kernel, Mm, PAGE_SIZE as PAGE, Page};
 
 /// The device.
@@ -31,10 +31,10 @@ pub struct PageTable {
 }
 
 // SAFETY: settles its wait; jobs that point here hold a reference.
-unsafe impl Object<Kernel> for PageTable {
-    unsafe fn settle(&self) {
+unsafe impl RefCounted<Kernel> for PageTable {
+    unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
-        unsafe { self.idle.settle() }
+        unsafe { self.idle.init() }
     }
 }
 
@@ -70,7 +70,7 @@ impl Device for Copier {
             write: what.write,
             jobs: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
-            idle: KWait::blank(),
+            idle: KWait::uninit(),
         };
         Ok(Mapping(Ref::try_new(table)?))
     }

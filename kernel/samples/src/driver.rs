@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use core::time::Duration;
 use userptr::pages::Buffer;
 use userptr::platform::{LockClass, Mutex};
-use userptr::{Client, Context, Error, Lease, Limits, Object, RawQueue, Ref, SgLimits, UserPtr};
+use userptr::{Client, Context, Error, Lease, Limits, RawQueue, Ref, RefCounted, SgLimits, UserPtr};
 use userptr_kernel::{KQueue, Kernel, Kind, Mm, now_ns as now, pause, signal_pending, untagged};
 
 /// All there is, from the module's load to its unload.
@@ -25,7 +25,7 @@ struct Driver {
 }
 
 // SAFETY: nothing to settle; only the static below points here.
-unsafe impl Object<Kernel> for Driver {}
+unsafe impl RefCounted<Kernel> for Driver {}
 
 static DRIVER: AtomicPtr<Driver> = AtomicPtr::new(ptr::null_mut());
 
@@ -119,13 +119,13 @@ enum Opened {
 }
 
 // SAFETY: settles what is in it; only the file points here.
-unsafe impl Object<Kernel> for Opened {
-    unsafe fn settle(&self) {
+unsafe impl RefCounted<Kernel> for Opened {
+    unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
         unsafe {
             match self {
-                Self::Copier(file) => file.job.settle(),
-                Self::Edu(file) => file.job.settle(),
+                Self::Copier(file) => file.job.init(),
+                Self::Edu(file) => file.job.init(),
             }
         }
     }
@@ -209,7 +209,7 @@ const LOOK: Duration = Duration::from_millis(10);
 impl<D: Engine> File<D> {
     fn open(context: &Context<D>) -> Result<Self, Error> {
         let class = LockClass { name: "userptr_file", rank: 50 };
-        Ok(Self { client: Client::open(context.clone())?, job: Mutex::<Kernel, _>::blank(class, None) })
+        Ok(Self { client: Client::open(context.clone())?, job: Mutex::<Kernel, _>::uninit(class, None) })
     }
 
     fn request(&self, number: u32, words: &mut [u64; 8]) -> Result<(), Error> {

@@ -20,7 +20,7 @@ use engine::Hardware;
 use userptr::device::{Device, Limits, Prepare};
 use userptr::notifier::Outcome;
 use userptr::pages::{Buffer, Segment, SgLimits};
-use userptr::{Error, Object, Ref};
+use userptr::{Error, Ref, RefCounted};
 use userptr_kernel::{KQueue, Kernel, Mm, PAGE_SHIFT, PAGE_SIZE as PAGE};
 
 /// The most bytes in one transfer. The device's buffer has 4,096, but older versions of QEMU take a transfer that reaches its
@@ -78,7 +78,7 @@ pub struct DmaTable {
 }
 
 // SAFETY: nothing to settle; jobs that point here hold a reference.
-unsafe impl Object<Kernel> for DmaTable {}
+unsafe impl RefCounted<Kernel> for DmaTable {}
 
 impl fmt::Debug for DmaTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -107,7 +107,7 @@ impl Edu {
             // A bounce buffer is as good as a cache that is not coherent: one side does not see what the other writes.
             .coherent(reaches_all)
             .deadline(Some(Duration::from_secs(3)));
-        let hardware = Ref::try_new(Hardware::blank())?;
+        let hardware = Ref::try_new(Hardware::uninit())?;
         Ok(Some(Self { limits, queue, hardware }))
     }
 }

@@ -13,7 +13,7 @@ use userptr::device::Device;
 use userptr::pages::Buffer;
 use userptr::platform::RawWait;
 use userptr::work::enqueue;
-use userptr::{Error, HasWork, Object, Ref, Work, has_work};
+use userptr::{Error, HasWork, Ref, RefCounted, Work, has_work};
 use userptr_kernel::{KQueue, KWait, Kernel, Mm, PAGE_SIZE as PAGE, now_ns, pause};
 
 /// A device whose jobs these are.
@@ -28,7 +28,7 @@ pub trait Engine: Device<Space = Mm, Map = Mapping<Self::Table>> {
 /// The pages of an object as a device knows them.
 ///
 /// Addresses are bytes from the object's first page. A piece that is copied or filled lies in one page.
-pub trait Table: Object<Kernel> + Sized {
+pub trait Table: RefCounted<Kernel> + Sized {
     /// The number of pages.
     fn pages(&self) -> usize;
     /// Whether the device may write.
@@ -99,17 +99,17 @@ unsafe impl<T: Table> Send for Job<T> {}
 unsafe impl<T: Table> Sync for Job<T> {}
 
 // SAFETY: settles the item and the wait; the queue's pointer to it comes with a count.
-unsafe impl<T: Table> Object<Kernel> for Job<T> {
-    unsafe fn settle(&self) {
+unsafe impl<T: Table> RefCounted<Kernel> for Job<T> {
+    unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
         unsafe {
-            self.work.settle();
-            self.ended.settle();
+            self.work.init();
+            self.ended.init();
         }
     }
 }
 
-// SAFETY: the offset is checked by the macro; `settle` settles the item.
+// SAFETY: the offset is checked by the macro; `init` settles the item.
 unsafe impl<T: Table> HasWork<Kernel> for Job<T> {
     has_work!(work: Work<Job<T>, Kernel>);
 
@@ -146,7 +146,7 @@ impl<T: Table> Job<T> {
         let buffer =
             bytes.as_mut().map_or(core::ptr::null_mut(), |b| b.spare_capacity_mut().as_mut_ptr().cast());
         let job = Self {
-            work: Work::blank(),
+            work: Work::uninit(),
             table,
             task,
             range,
@@ -154,7 +154,7 @@ impl<T: Table> Job<T> {
             _bytes: bytes,
             outcome: UnsafeCell::new(Ok(())),
             done: AtomicBool::new(false),
-            ended: KWait::blank(),
+            ended: KWait::uninit(),
         };
         let job = Ref::try_new(job)?;
         // Known to the device under the lease, so before `wait_idle` asks.

@@ -9,7 +9,7 @@ use core::sync::atomic::{self, Ordering};
 use core::time::Duration;
 use userptr::platform::{LockClass, RawLock, RawQueue, RawWait, RawWork};
 use userptr::platforms::native::{NativeCell, NativeUsize};
-use userptr::{Error, Object, Platform, Ref};
+use userptr::{Error, Platform, Ref, RefCounted};
 
 /// Spinlocks, mutexes, wait queues, workqueues and `kvmalloc` of the running kernel.
 #[derive(Debug)]
@@ -54,10 +54,10 @@ macro_rules! lock {
 
         // SAFETY: the kernel's lock gives exclusion and visibility.
         unsafe impl RawLock for $name {
-            fn blank(class: LockClass) -> Self {
+            fn uninit(class: LockClass) -> Self {
                 Self { raw: Room::new(), class: class.rank }
             }
-            unsafe fn settle(&self) {
+            unsafe fn init(&self) {
                 // SAFETY: the room is large enough (asserted in C) and at its final address (caller).
                 unsafe { ffi::$init(self.raw.get(), self.class.into()) }
             }
@@ -123,11 +123,11 @@ impl KWait {
 
 // SAFETY: `wait_event` queues the thread, then looks, and `wq_has_sleeper` fences, then looks: one sees the other.
 unsafe impl RawWait for KWait {
-    fn blank() -> Self {
+    fn uninit() -> Self {
         Self(Room::new())
     }
 
-    unsafe fn settle(&self) {
+    unsafe fn init(&self) {
         // SAFETY: the room is large enough (asserted in C) and at its final address (caller).
         unsafe { ffi::uk_wait_init(self.0.get()) }
     }
@@ -172,11 +172,11 @@ unsafe impl Sync for KWork {}
 
 // SAFETY: a workqueue calls `userptr_work_run` once per successful `queue_work`.
 unsafe impl RawWork for KWork {
-    fn blank(run: unsafe fn(*const Self)) -> Self {
+    fn uninit(run: unsafe fn(*const Self)) -> Self {
         Self { raw: Room::new(), run, busy: atomic::AtomicPtr::new(core::ptr::null_mut()) }
     }
 
-    unsafe fn settle(&self) {
+    unsafe fn init(&self) {
         // SAFETY: the room is large enough (asserted in C) and at its final address (caller).
         unsafe { ffi::uk_work_init(self.raw.get(), self.run as *const c_void) }
     }
@@ -227,7 +227,7 @@ unsafe impl Send for Inner {}
 // SAFETY: as above.
 unsafe impl Sync for Inner {}
 // SAFETY: nothing to settle. Only queued items point here, and dropping waits for them.
-unsafe impl Object<Kernel> for Inner {}
+unsafe impl RefCounted<Kernel> for Inner {}
 
 impl KQueue {
     /// A queue of that kind.

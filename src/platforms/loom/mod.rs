@@ -153,7 +153,7 @@ impl fmt::Debug for LoomLock {
 
 // SAFETY: mutual exclusion and visibility are the mutex's.
 unsafe impl RawLock for LoomLock {
-    fn blank(_: LockClass) -> Self {
+    fn uninit(_: LockClass) -> Self {
         Self { mutex: Mutex::new(()), guard: UnsafeCell::new(None) }
     }
 
@@ -182,7 +182,7 @@ pub struct LoomWait {
 
 // SAFETY: the waker passes through the gate after its write; the sleeper asks and sleeps in one section of the gate.
 unsafe impl RawWait for LoomWait {
-    fn blank() -> Self {
+    fn uninit() -> Self {
         Self { gate: Mutex::new(()), moved: Condvar::new() }
     }
 

@@ -298,7 +298,7 @@ impl<Q: Quiesce, C: Container> Device for Vfio<Q, C> {
         }
         let bytes = what.pages.len().checked_mul(self.page).ok_or(Error::TooBig)?;
         if !what.write {
-            settle::settle(what.address, bytes).map_err(|why| self.shared.refuse(why))?;
+            settle::init(what.address, bytes).map_err(|why| self.shared.refuse(why))?;
         }
         let span = self.span(bytes as u64, what.address)?;
         Ok(Mapping::make(&self.shared, span, what.address, what.write)?)

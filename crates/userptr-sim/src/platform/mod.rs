@@ -74,8 +74,8 @@ impl<const SLEEPS: bool> CheckedLock<SLEEPS> {
 
 // SAFETY: mutual exclusion and visibility are the standard mutex's.
 unsafe impl<const SLEEPS: bool> RawLock for CheckedLock<SLEEPS> {
-    fn blank(class: LockClass) -> Self {
-        Self { raw: StdLock::blank(class), class }
+    fn uninit(class: LockClass) -> Self {
+        Self { raw: StdLock::uninit(class), class }
     }
 
     unsafe fn acquire(&self) {
@@ -99,8 +99,8 @@ pub struct CheckedWait(StdWait);
 
 // SAFETY: the wait is the standard host's.
 unsafe impl RawWait for CheckedWait {
-    fn blank() -> Self {
-        Self(StdWait::blank())
+    fn uninit() -> Self {
+        Self(StdWait::uninit())
     }
 
     unsafe fn wait_until(&self, timeout: Option<Duration>, condition: &mut dyn FnMut() -> bool) -> bool {

@@ -9,7 +9,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use core::time::Duration;
 use userptr::device::{Device, Limits, Prepare};
-use userptr::{Context, Error, Object, Outcome, RawQueue, Ref};
+use userptr::{Context, Error, Outcome, RawQueue, Ref, RefCounted};
 use userptr_kernel::{KQueue, Kernel, Kind, Mm};
 
 /// Counts pages.
@@ -46,7 +46,7 @@ struct Driver {
 }
 
 // SAFETY: nothing to settle; only the static below points here.
-unsafe impl Object<Kernel> for Driver {}
+unsafe impl RefCounted<Kernel> for Driver {}
 
 static DRIVER: AtomicPtr<Driver> = AtomicPtr::new(ptr::null_mut());
 

@@ -8,7 +8,7 @@ use core::fmt;
 use core::ptr;
 use core::time::Duration;
 use userptr::platform::{LockClass, RawWait, SpinLock};
-use userptr::{Error, Object};
+use userptr::{Error, RefCounted};
 use userptr_kernel::{KWait, Kernel, now_ns, pause};
 
 /// How long a job waits for its turn, or for one transfer. Far more than either takes.
@@ -34,12 +34,12 @@ struct State {
 unsafe impl Send for State {}
 
 // SAFETY: settles lock and wait; nothing points here but references.
-unsafe impl Object<Kernel> for Hardware {
-    unsafe fn settle(&self) {
+unsafe impl RefCounted<Kernel> for Hardware {
+    unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
         unsafe {
-            self.state.settle();
-            self.turn.settle();
+            self.state.init();
+            self.turn.init();
         }
     }
 }
@@ -59,10 +59,10 @@ fn clock(timeout: Option<Duration>) -> impl Fn() -> bool {
 
 impl Hardware {
     /// Not settled.
-    pub(super) fn blank() -> Self {
+    pub(super) fn uninit() -> Self {
         let class = LockClass { name: "userptr_edu", rank: 60 };
         let state = State { taken: false, flying: ptr::null() };
-        Self { state: SpinLock::<Kernel, _>::blank(class, state), turn: KWait::blank() }
+        Self { state: SpinLock::<Kernel, _>::uninit(class, state), turn: KWait::uninit() }
     }
 
     /// Does something that jobs look at between transfers; those that wait for their turn look at once.

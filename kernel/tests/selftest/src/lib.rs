@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use userptr::platform::{Cell, LockClass, Mutex, RawWork, SpinLock, WaitQueue};
 use userptr::work::{SoftQueue, cancel, enqueue, flush_item, is_pending};
-use userptr::{Error, Fate, HasWork, Object, Platform, RawQueue, Ref, has_work};
+use userptr::{Error, HasWork, LastPut, Platform, RawQueue, Ref, RefCounted, has_work};
 use userptr_kernel::platform::KSpin;
 use userptr_kernel::{KQueue, KWait, Kernel, Kind, allocations, now_ns, pause};
 
@@ -76,10 +76,10 @@ static LAST_PUTS: AtomicUsize = AtomicUsize::new(0);
 
 struct Plain(u64);
 // SAFETY: nothing to settle, nothing points to it.
-unsafe impl Object<Kernel> for Plain {
-    unsafe fn last_put(&self) -> Fate {
+unsafe impl RefCounted<Kernel> for Plain {
+    unsafe fn last_put(&self) -> LastPut {
         LAST_PUTS.fetch_add(1, Ordering::Relaxed);
-        Fate::Free
+        LastPut::Drop
     }
 }
 
@@ -99,15 +99,15 @@ struct Locked {
     table: Mutex<Kernel, u32>,
 }
 // SAFETY: settles its lock; nothing points to it.
-unsafe impl Object<Kernel> for Locked {
-    unsafe fn settle(&self) {
+unsafe impl RefCounted<Kernel> for Locked {
+    unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
-        unsafe { self.table.settle() }
+        unsafe { self.table.init() }
     }
 }
 
 fn put_and_lock() -> TestResult {
-    let table = Locked { table: Mutex::blank(LockClass::REGISTRY, 0) };
+    let table = Locked { table: Mutex::uninit(LockClass::REGISTRY, 0) };
     let table = get!(Ref::<Locked, Kernel>::try_new(table));
     let a = get!(Ref::<Plain, Kernel>::try_new(Plain(1)));
     let b = a.clone();
@@ -141,16 +141,16 @@ unsafe impl Send for Counter {}
 // SAFETY: as above.
 unsafe impl Sync for Counter {}
 // SAFETY: settles its work item and its wait queue; nothing points to it.
-unsafe impl Object<Kernel> for Counter {
-    unsafe fn settle(&self) {
+unsafe impl RefCounted<Kernel> for Counter {
+    unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
         unsafe {
-            self.work.settle();
-            self.gate.settle();
+            self.work.init();
+            self.gate.init();
         }
     }
 }
-// SAFETY: the offset is checked by the macro; `settle` settles the item.
+// SAFETY: the offset is checked by the macro; `init` settles the item.
 unsafe impl HasWork<Kernel> for Counter {
     has_work!(work: userptr::Work<Counter, Kernel>);
     fn run(this: Ref<Self, Kernel>) {
@@ -174,9 +174,9 @@ unsafe impl HasWork<Kernel> for Counter {
 
 fn counter(queue: &KQueue, open: usize, again: usize) -> Result<Ref<Counter, Kernel>, ()> {
     let counter = Counter {
-        work: userptr::Work::blank(),
+        work: userptr::Work::uninit(),
         queue,
-        gate: WaitQueue::blank(),
+        gate: WaitQueue::uninit(),
         open: AtomicUsize::new(open),
         inside: AtomicUsize::new(0),
         runs: AtomicUsize::new(0),
@@ -282,16 +282,16 @@ impl Adder {
     }
 }
 // SAFETY: settles the item and the lock; nothing points to it.
-unsafe impl Object<Kernel> for Adder {
-    unsafe fn settle(&self) {
+unsafe impl RefCounted<Kernel> for Adder {
+    unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
         unsafe {
-            self.work.settle();
-            self.sum.settle();
+            self.work.init();
+            self.sum.init();
         }
     }
 }
-// SAFETY: the offset is checked by the macro; `settle` settles the item.
+// SAFETY: the offset is checked by the macro; `init` settles the item.
 unsafe impl HasWork<Kernel> for Adder {
     has_work!(work: userptr::Work<Adder, Kernel>);
     fn run(this: Ref<Self, Kernel>) {
@@ -302,8 +302,8 @@ unsafe impl HasWork<Kernel> for Adder {
 fn two_threads_share_a_spinlock() -> TestResult {
     let queue = get!(KQueue::try_new(Kind::Cancel));
     let adder = Adder {
-        work: userptr::Work::blank(),
-        sum: SpinLock::<Kernel, u64>::blank(LockClass::NOTIFIER, 0),
+        work: userptr::Work::uninit(),
+        sum: SpinLock::<Kernel, u64>::uninit(LockClass::NOTIFIER, 0),
         arrived: AtomicUsize::new(0),
     };
     let adder = get!(Ref::<Adder, Kernel>::try_new(adder));
@@ -362,10 +362,10 @@ fn software_queue() -> TestResult {
     }
     RUNS.store(0, Ordering::Relaxed);
     let queue = get!(SoftQueue::<Kernel>::try_new());
-    let item = SoftWork::<Kernel>::blank(count);
+    let item = SoftWork::<Kernel>::uninit(count);
     // SAFETY: the item lives until the end of this function, at its final address, and is run before that.
     unsafe {
-        item.settle();
+        item.init();
         check!(queue.enqueue(&raw const item));
         check!(!queue.enqueue(&raw const item));
         check!(queue.run_one() && !queue.run_one());
@@ -377,7 +377,7 @@ fn software_queue() -> TestResult {
     let cell = <<Kernel as Platform>::Cell<u32> as Cell<u32>>::new(5);
     // SAFETY: nobody else has the cell.
     check!(cell.with(|v| unsafe { *v }) == 5);
-    let _ = <KSpin as userptr::platform::RawLock>::blank(LockClass::QUEUE);
+    let _ = <KSpin as userptr::platform::RawLock>::uninit(LockClass::QUEUE);
     0
 }
 

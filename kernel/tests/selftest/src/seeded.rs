@@ -11,7 +11,7 @@ use core::hint::black_box;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use userptr::platform::{LockClass, Mutex, RawWait, SpinLock};
 use userptr::work::enqueue;
-use userptr::{Error, HasWork, Object, RawQueue, Ref, has_work};
+use userptr::{Error, HasWork, RawQueue, Ref, RefCounted, has_work};
 use userptr_kernel::{KQueue, KWait, Kernel, Kind};
 
 /// The oldest mistake of such drivers: pages stay with the device after the mapping is gone. The linker puts it into the place of
@@ -39,7 +39,7 @@ pub(crate) fn run(which: u64) -> Result<(), Error> {
 
 struct Plain(u64);
 // SAFETY: nothing to settle, nothing points to it.
-unsafe impl Object<Kernel> for Plain {}
+unsafe impl RefCounted<Kernel> for Plain {}
 
 /// Reads an object after its last reference has gone.
 #[inline(never)]
@@ -59,24 +59,24 @@ struct Locks {
     wait: KWait,
 }
 // SAFETY: settles its locks; nothing points to it.
-unsafe impl Object<Kernel> for Locks {
-    unsafe fn settle(&self) {
+unsafe impl RefCounted<Kernel> for Locks {
+    unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
         unsafe {
-            self.first.settle();
-            self.second.settle();
-            self.spin.settle();
-            self.wait.settle();
+            self.first.init();
+            self.second.init();
+            self.spin.init();
+            self.wait.init();
         }
     }
 }
 
 fn locks() -> Option<Ref<Locks, Kernel>> {
     let locks = Locks {
-        first: Mutex::<Kernel, _>::blank(LockClass::HANDLES, 0),
-        second: Mutex::<Kernel, _>::blank(LockClass::REGISTRY, 0),
-        spin: SpinLock::<Kernel, _>::blank(LockClass::NOTIFIER, 0),
-        wait: KWait::blank(),
+        first: Mutex::<Kernel, _>::uninit(LockClass::HANDLES, 0),
+        second: Mutex::<Kernel, _>::uninit(LockClass::REGISTRY, 0),
+        spin: SpinLock::<Kernel, _>::uninit(LockClass::NOTIFIER, 0),
+        wait: KWait::uninit(),
     };
     Ref::try_new(locks).ok()
 }
@@ -123,13 +123,13 @@ unsafe impl Send for Racer {}
 // SAFETY: as above.
 unsafe impl Sync for Racer {}
 // SAFETY: settles the item; nothing else points to it.
-unsafe impl Object<Kernel> for Racer {
-    unsafe fn settle(&self) {
+unsafe impl RefCounted<Kernel> for Racer {
+    unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
-        unsafe { self.work.settle() }
+        unsafe { self.work.init() }
     }
 }
-// SAFETY: the offset is checked by the macro; `settle` settles the item.
+// SAFETY: the offset is checked by the macro; `init` settles the item.
 unsafe impl HasWork<Kernel> for Racer {
     has_work!(work: userptr::Work<Racer, Kernel>);
     fn run(this: Ref<Self, Kernel>) {
@@ -155,7 +155,8 @@ impl Racer {
 #[inline(never)]
 fn race() -> Option<()> {
     let queue = KQueue::try_new(Kind::Cancel).ok()?;
-    let racer = Racer { work: userptr::Work::blank(), sum: UnsafeCell::new(0), arrived: AtomicUsize::new(0) };
+    let racer =
+        Racer { work: userptr::Work::uninit(), sum: UnsafeCell::new(0), arrived: AtomicUsize::new(0) };
     let racer = Ref::<Racer, Kernel>::try_new(racer).ok()?;
     enqueue::<_, Kernel, 0>(&queue, racer.clone()).ok()?;
     racer.add();
