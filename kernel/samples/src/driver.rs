@@ -118,7 +118,7 @@ enum Opened {
     Edu(File<Edu>),
 }
 
-// SAFETY: settles what is in it; only the file points here.
+// SAFETY: initialises what is in it; only the file points here.
 unsafe impl RefCounted<Kernel> for Opened {
     unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
@@ -201,7 +201,7 @@ pub unsafe extern "C" fn userptr_request(file: *const c_void, request: u32, word
 const COPY_MOST: usize = 16 << 20;
 /// How long a copy may take.
 const COPY_LIMIT: Duration = Duration::from_secs(60);
-/// How long a job may fill, in milliseconds: whoever settles, and the module's unload, wait for it.
+/// How long a job may fill, in milliseconds: whoever initialises, and the module's unload, wait for it.
 const FILL_LIMIT_MS: u64 = 60_000;
 /// How long a request sleeps at most before it looks for a signal.
 const LOOK: Duration = Duration::from_millis(10);
@@ -344,14 +344,14 @@ impl<D: Engine> File<D> {
         let job = Job::begin(self.queue(), lease.map(), task, range, None);
         drop(lease);
         let job = job?;
-        // SAFETY: settled; this thread does not hold it.
+        // SAFETY: initialised; this thread does not hold it.
         let old = unsafe { self.job.with(|slot| slot.replace(job)) };
         drop(old);
         Ok(())
     }
 
     fn wait(&self, timeout: Duration) -> Result<(), Error> {
-        // SAFETY: settled; this thread does not hold it.
+        // SAFETY: initialised; this thread does not hold it.
         let job = unsafe { self.job.with(|slot| slot.clone()) }.ok_or(Error::NoEntry)?;
         job.wait(timeout)
     }

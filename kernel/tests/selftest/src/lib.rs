@@ -98,7 +98,7 @@ fn references() -> TestResult {
 struct Locked {
     table: Mutex<Kernel, u32>,
 }
-// SAFETY: settles its lock; nothing points to it.
+// SAFETY: initialises its lock; nothing points to it.
 unsafe impl RefCounted<Kernel> for Locked {
     unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
@@ -111,7 +111,7 @@ fn put_and_lock() -> TestResult {
     let table = get!(Ref::<Locked, Kernel>::try_new(table));
     let a = get!(Ref::<Plain, Kernel>::try_new(Plain(1)));
     let b = a.clone();
-    // SAFETY: the lock is settled and this thread does not hold it.
+    // SAFETY: the lock is initialised and this thread does not hold it.
     check!(unsafe { Ref::put_and_lock(a, &table.table) }.is_none());
     // SAFETY: as above.
     let Some((last, mut guard)) = (unsafe { Ref::put_and_lock(b, &table.table) }) else {
@@ -140,7 +140,7 @@ struct Counter {
 unsafe impl Send for Counter {}
 // SAFETY: as above.
 unsafe impl Sync for Counter {}
-// SAFETY: settles its work item and its wait queue; nothing points to it.
+// SAFETY: initialises its work item and its wait queue; nothing points to it.
 unsafe impl RefCounted<Kernel> for Counter {
     unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
@@ -150,12 +150,12 @@ unsafe impl RefCounted<Kernel> for Counter {
         }
     }
 }
-// SAFETY: the offset is checked by the macro; `init` settles the item.
+// SAFETY: the offset is checked by the macro; `init` initialises the item.
 unsafe impl HasWork<Kernel> for Counter {
     has_work!(work: userptr::Work<Counter, Kernel>);
     fn run(this: Ref<Self, Kernel>) {
         this.inside.store(1, Ordering::Release);
-        // SAFETY: settled; a worker holds no spinlock.
+        // SAFETY: initialised; a worker holds no spinlock.
         unsafe {
             this.gate.wake_all();
             this.gate.wait_until(None, || this.open.load(Ordering::Acquire) != 0);
@@ -188,13 +188,13 @@ fn counter(queue: &KQueue, open: usize, again: usize) -> Result<Ref<Counter, Ker
 /// Waits until the item runs, for at most two seconds.
 fn entered(c: &Counter) -> bool {
     let limit = Some(Duration::from_secs(2));
-    // SAFETY: settled, no spinlock held.
+    // SAFETY: initialised, no spinlock held.
     unsafe { c.gate.wait_until(limit, || c.inside.load(Ordering::Acquire) != 0) }
 }
 
 fn open(c: &Counter) {
     c.open.store(1, Ordering::Release);
-    // SAFETY: settled and alive.
+    // SAFETY: initialised and alive.
     unsafe { c.gate.wake_all() }
 }
 
@@ -269,7 +269,7 @@ impl Adder {
             }
         }
         for _ in 0..ROUNDS {
-            // SAFETY: settled, not held by this thread, and the section is plain.
+            // SAFETY: initialised, not held by this thread, and the section is plain.
             unsafe {
                 self.sum.with(|n| {
                     let old = core::hint::black_box(*n);
@@ -281,7 +281,7 @@ impl Adder {
         true
     }
 }
-// SAFETY: settles the item and the lock; nothing points to it.
+// SAFETY: initialises the item and the lock; nothing points to it.
 unsafe impl RefCounted<Kernel> for Adder {
     unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
@@ -291,7 +291,7 @@ unsafe impl RefCounted<Kernel> for Adder {
         }
     }
 }
-// SAFETY: the offset is checked by the macro; `init` settles the item.
+// SAFETY: the offset is checked by the macro; `init` initialises the item.
 unsafe impl HasWork<Kernel> for Adder {
     has_work!(work: userptr::Work<Adder, Kernel>);
     fn run(this: Ref<Self, Kernel>) {
@@ -311,7 +311,7 @@ fn two_threads_share_a_spinlock() -> TestResult {
     let met = adder.add();
     queue.flush();
     check!(met);
-    // SAFETY: settled, not held by this thread.
+    // SAFETY: initialised, not held by this thread.
     check!(unsafe { adder.sum.with(|n| *n) } == 2 * ROUNDS);
     0
 }
@@ -319,7 +319,7 @@ fn two_threads_share_a_spinlock() -> TestResult {
 fn wait_times_out_and_wakes() -> TestResult {
     let queue = get!(KQueue::try_new(Kind::Pin));
     let c = get!(counter(&queue, 0, 0));
-    // SAFETY: settled, no spinlock held.
+    // SAFETY: initialised, no spinlock held.
     unsafe {
         check!(!c.gate.wait_until(Some(Duration::ZERO), || false));
         check!(c.gate.wait_until(Some(Duration::ZERO), || true));

@@ -58,7 +58,7 @@ struct Locks {
     spin: SpinLock<Kernel, u32>,
     wait: KWait,
 }
-// SAFETY: settles its locks; nothing points to it.
+// SAFETY: initialises its locks; nothing points to it.
 unsafe impl RefCounted<Kernel> for Locks {
     unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
@@ -85,7 +85,7 @@ fn locks() -> Option<Ref<Locks, Kernel>> {
 #[inline(never)]
 fn lock_order() -> Option<()> {
     let l = locks()?;
-    // SAFETY: settled, not held by this thread; that the order is wrong is the bug.
+    // SAFETY: initialised, not held by this thread; that the order is wrong is the bug.
     unsafe {
         l.first.with(|a| *a = l.second.with(|b| *b));
         l.second.with(|b| *b = l.first.with(|a| *a));
@@ -97,7 +97,7 @@ fn lock_order() -> Option<()> {
 #[inline(never)]
 fn sleep_under_spinlock() -> Option<()> {
     let l = locks()?;
-    // SAFETY: settled, not held by this thread; that a wait may sleep is the bug.
+    // SAFETY: initialised, not held by this thread; that a wait may sleep is the bug.
     unsafe { l.spin.with(|a| *a = l.wait.wait_until(None, &mut || true).into()) };
     Some(())
 }
@@ -122,14 +122,14 @@ struct Racer {
 unsafe impl Send for Racer {}
 // SAFETY: as above.
 unsafe impl Sync for Racer {}
-// SAFETY: settles the item; nothing else points to it.
+// SAFETY: initialises the item; nothing else points to it.
 unsafe impl RefCounted<Kernel> for Racer {
     unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
         unsafe { self.work.init() }
     }
 }
-// SAFETY: the offset is checked by the macro; `init` settles the item.
+// SAFETY: the offset is checked by the macro; `init` initialises the item.
 unsafe impl HasWork<Kernel> for Racer {
     has_work!(work: userptr::Work<Racer, Kernel>);
     fn run(this: Ref<Self, Kernel>) {
