@@ -239,7 +239,7 @@ pub const ALL: &[Model] = &[
     full("s177_cancel_beside_a_flush", 2, queue::cancel_beside_a_flush::<Loom>).executions(56, 56),
     // Without a bound: 794,468 executions, which pass, in 98 s.
     bounded("s178_export_of_a_ready_object", 2, 5, object::export_of_a_ready_object::<Loom>)
-        .executions(1, 1)
+        .executions(8923, 3887)
         .outcomes(&["again", "served"]),
     full("s161_two_ends_and_a_third_window", 2, windows::two_ends_and_a_third_window::<TwoSlots>)
         .executions(5379, 1341),
