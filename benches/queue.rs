@@ -19,7 +19,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use userptr::platforms::std::{Std, Workers};
 use userptr::work::enqueue;
-use userptr::{HasWork, Object, RawQueue, Ref, Work, has_work};
+use userptr::{HasWork, RawQueue, Ref, RefCounted, Work, has_work};
 
 /// Items between two waits.
 const BATCHES: [usize; 2] = [1, 64];
@@ -29,10 +29,10 @@ struct Job {
     work: Work<Job, Std>,
 }
 // SAFETY: the item is settled; nothing points to a job but references.
-unsafe impl Object<Std> for Job {
-    unsafe fn settle(&self) {
+unsafe impl RefCounted<Std> for Job {
+    unsafe fn init(&self) {
         // SAFETY: handed on.
-        unsafe { self.work.settle() }
+        unsafe { self.work.init() }
     }
 }
 // SAFETY: settled above.
@@ -107,7 +107,7 @@ fn queues(c: &mut Criterion) {
         let workers = Workers::<Std>::start("bench", 1).unwrap();
         let jobs: Vec<Ref<Job, Std>> = (0..n)
             .map(|_| {
-                let job = Job { runs: AtomicUsize::new(0), work: Work::blank() };
+                let job = Job { runs: AtomicUsize::new(0), work: Work::uninit() };
                 Ref::try_new(job).map_err(|(_, e)| e).unwrap()
             })
             .collect();

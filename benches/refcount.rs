@@ -14,11 +14,11 @@ use core::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::sync::Arc;
 use userptr::platforms::std::Std;
-use userptr::{Object, Ref, Refcount};
+use userptr::{Ref, RefCounted, Refcount};
 
 struct Value(#[allow(dead_code, reason = "something to point to")] u64);
 // SAFETY: nothing to settle, nothing points to it.
-unsafe impl Object<Std> for Value {}
+unsafe impl RefCounted<Std> for Value {}
 
 fn references(c: &mut Criterion) {
     let mut group = c.benchmark_group("clone_drop");

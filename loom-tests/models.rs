@@ -7,7 +7,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 use loom::thread::{self, JoinHandle};
 use userptr::platforms::loom::{Loom, LoomCell};
-use userptr::{Platform, Ref, SoftQueue, SoftWork};
+use userptr::{Platform, Ref, SharedQueue, SoftWork};
 
 impl Stage for Loom {
     type Join = JoinHandle<()>;
@@ -34,7 +34,7 @@ unsafe impl Platform for TwoSlots {
     type Mutex = <Loom as Platform>::Mutex;
     type Wait = <Loom as Platform>::Wait;
     type Work = SoftWork<Self>;
-    type Queue = Ref<SoftQueue<Self>, Self>;
+    type Queue = Ref<SharedQueue<Self>, Self>;
     const WINDOWS: usize = 2;
     fn fence() {
         Loom::fence();

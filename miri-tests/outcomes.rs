@@ -2,6 +2,7 @@
 //!
 //! One outcome that never comes would say that the race under test is not run; an unknown one fails in the body.
 
+use crate::cases::ext::AddressSpaceSide;
 use crate::cases::stage::{Probe, World, assert_quiet, notifier, pages};
 use crate::cases::{Stage, queue, refcount};
 use std::collections::BTreeSet;
@@ -56,11 +57,11 @@ fn start_finds_every_prefix_of_the_tree() {
             Std::spawn(move || {
                 // Later in every round.
                 (0..round % 6).for_each(|_| thread::yield_now());
-                let stopping = home.begin(pages(1, 1), Blockable::Yes).unwrap();
+                let stopping = home.invalidate_start(pages(1, 1), Blockable::Yes).unwrap();
                 // Whatever is attached from here on overlaps the window and is refused.
                 found.store(home.stats().attached, Ordering::Relaxed);
                 assert_eq!(stopping.finish(), Outcome::Idle);
-                home.invalidate_end(pages(1, 1));
+                home.end(pages(1, 1));
             })
         };
         for probe in &probes {

@@ -14,19 +14,20 @@ use crate::refcount::Ref;
 /// The page array of an address space.
 pub type Pages<S> = Buffer<<S as AddressSpace>::Page, <S as AddressSpace>::Platform>;
 
-/// Whose memory the calling thread sees.
+/// Whose memory the calling thread sees, compared with an address space (`current->mm`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Caller {
+pub enum Current {
     /// This address space: a fast pin is possible.
-    Owner,
+    This,
     /// No address space of its own (a kernel thread, a worker): a worker pins.
-    Nobody,
+    None,
     /// Another address space (a forked child): refused with `EFAULT` (rule 22).
-    Stranger,
+    Other,
 }
 
 /// How pages were used, when they are given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Usage {
     /// The device wrote to them and the content is wanted: mark them dirty. Never set for a read-only object (rule 20).
     pub dirty: bool,
@@ -48,6 +49,11 @@ pub trait AddressSpace: Sized + Send + Sync + 'static {
     /// A registration for notifications.
     type Registration: Send + Sync + 'static;
 
+    /// How many threads the queue of the revocations must have, for an address space whose notifying thread
+    /// may neither free memory nor wait for a device. Zero: revocations may run in the invalidating thread,
+    /// without a queue.
+    const REVOKE_THREADS: usize = 0;
+
     /// The identity: equal for two holds of the same address space, and not reused while one of them is held.
     fn id(&self) -> usize;
 
@@ -58,8 +64,8 @@ pub trait AddressSpace: Sized + Send + Sync + 'static {
     /// A hold on the users (`mmget_not_zero`), or `None` if the address space is gone.
     fn users(&self) -> Option<Self::Users<'_>>;
 
-    /// Whose memory the calling thread sees (`current->mm`).
-    fn caller(&self) -> Caller;
+    /// Returns whose memory the calling thread sees (`current->mm`).
+    fn current(&self) -> Current;
 
     /// The page size is `1 << page_shift()` bytes.
     fn page_shift(&self) -> u32;
@@ -89,7 +95,11 @@ pub trait AddressSpace: Sized + Send + Sync + 'static {
 
     /// Ends a registration. Returns only when no callback runs and none will (rule 13). Called with no lock held, from a
     /// work item or from a caller that is in no callback.
-    fn unregister(&self, registration: Self::Registration);
+    ///
+    /// # Safety
+    /// The registration came from [`register`](Self::register) of this address space. No object is attached to its notifier,
+    /// and none will be: without it changes would go unnoticed.
+    unsafe fn unregister(&self, registration: Self::Registration);
 
     /// Tells the host that the range is about to be pinned, before every pin and with no lock held; a host that watches the
     /// whole address space has nothing to do. Called after the attach, so that a change between the two finds the object. May
@@ -104,7 +114,11 @@ pub trait AddressSpace: Sized + Send + Sync + 'static {
 
     /// Takes one [`watch`](Self::watch) of the range back: once for each that succeeded. No lock is held, but this may come from
     /// inside a cancel, when that drops the last reference: a host whose own locks forbid that defers it.
-    fn unwatch(&self, registration: &Self::Registration, range: AddrRange) {
+    ///
+    /// # Safety
+    /// One [`watch`](Self::watch) of exactly this range succeeded and was not taken back since, and no object with pages
+    /// relies on it: without it changes would go unnoticed.
+    unsafe fn unwatch(&self, registration: &Self::Registration, range: AddrRange) {
         let _ = (registration, range);
     }
 
@@ -127,7 +141,7 @@ pub trait AddressSpace: Sized + Send + Sync + 'static {
     }
 
     /// Pins what can be pinned without waiting, from the start of the range, into `out`; fewer pages than the range has is
-    /// no error. Only called when [`caller`](Self::caller) is the owner.
+    /// no error. Only called when [`current`](Self::current) is [`Current::This`].
     ///
     /// # Errors
     /// [`Error::Fault`] and others, with nothing pinned by this call.
@@ -135,11 +149,23 @@ pub trait AddressSpace: Sized + Send + Sync + 'static {
 
     /// Gives pages back. *Reclaim class.* Marking a page dirty must not wait for a page lock that the invalidating thread
     /// may hold (rule 20): try it.
-    fn unpin(&self, pages: &[Self::Page], usage: Usage);
+    ///
+    /// # Safety
+    /// The pages came from a pin of this address space, each is given back once for each time it was pinned, and no device
+    /// uses them any more.
+    unsafe fn unpin(&self, pages: &[Self::Page], usage: Usage);
 
     /// The frame number of a page: consecutive numbers are contiguous for a device.
     fn frame(&self, page: Self::Page) -> usize;
 }
+
+/// An address space whose memory is foreign to this program: no Rust reference of the program can point
+/// into it. A kernel's user memory is, and a simulated machine's; a process's own memory is not.
+///
+/// # Safety
+/// No bytes that [`AddressSpace::pin_fast`] or [`Users::pin`] pin are ever the target of a Rust reference, or
+/// owned by an allocator or a value, of the program that this code runs in.
+pub unsafe trait ForeignMemory: AddressSpace {}
 
 /// A hold on the users of an address space (`mm_users`): its mappings stay while it is held. Dropping it may tear the address
 /// space down, so that happens outside every lock (`mmput_async`).

@@ -2,46 +2,107 @@
 
 use crate::address_space::{AddressSpace, Pages};
 use crate::error::Error;
-use crate::notifier::Outcome;
+use crate::notifier::{Event, Outcome};
 use crate::pages::{SgLimits, SgTable};
+use crate::platform::Platform;
 use core::fmt;
 use core::time::Duration;
 
-/// The host of a device.
-pub type Host<D> = <<D as Device>::Space as AddressSpace>::Platform;
+/// The platform of a device.
+pub type PlatformOf<D> = <<D as Device>::Space as AddressSpace>::Platform;
+/// The work queues of a device's platform.
+pub type QueueOf<D> = <PlatformOf<D> as Platform>::Queue;
 
-/// What a device can do.
+/// What a device can do. Start from [`Limits::default`] and change what differs:
+///
+/// ```
+/// use core::time::Duration;
+/// use userptr::Limits;
+/// let limits = Limits::default().max_pages(512).deadline(Some(Duration::from_millis(100)));
+/// assert!(!limits.read_only, "a driver says so if it honours `Prepare::write`");
+/// ```
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Limits {
-    /// The most pages in one object.
-    pub pages: usize,
-    /// The limits of its scatter-gather tables.
+    /// The most pages in one object. Default: `u32::MAX`.
+    pub max_pages: usize,
+    /// The limits of its scatter-gather tables. Default: none.
     pub sg: SgLimits,
-    /// Whether it can be told that pages are read-only. Without it, `READ_ONLY` is refused with `ENODEV`.
+    /// Whether the device can be kept from writing: the driver honours [`Prepare::write`]. Without it,
+    /// `READ_ONLY` is refused with `ENODEV`. Default: `false`.
     pub read_only: bool,
-    /// Whether its accesses are coherent with the processor's caches. Without it nothing can be created (`ENODEV`).
+    /// Whether its accesses are coherent with the processor's caches. Without it no context can be made
+    /// (`ENODEV`). Default: `true`.
     pub coherent: bool,
-    /// How long an invalidation waits for leases and for the device. `None`: for ever.
+    /// How long an invalidation waits for leases and devices, all its objects together. `None`: for ever.
+    /// Default: 10 s.
     pub deadline: Option<Duration>,
-    /// The most pin workers in flight at once, over all clients (rule 17). At least one.
-    pub workers: usize,
+    /// The most pin workers in flight at once, over all clients; at least one (rule 17). Default: 16.
+    pub max_workers: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            pages: u32::MAX as usize,
+            max_pages: u32::MAX as usize,
             sg: SgLimits::NONE,
-            read_only: true,
+            read_only: false,
             coherent: true,
             deadline: Some(Duration::from_secs(10)),
-            workers: 16,
+            max_workers: 16,
         }
     }
 }
 
+impl Limits {
+    /// Sets [`max_pages`](Self::max_pages).
+    #[must_use]
+    pub const fn max_pages(mut self, pages: usize) -> Self {
+        self.max_pages = pages;
+        self
+    }
+
+    /// Sets [`sg`](Self::sg).
+    #[must_use]
+    pub const fn sg(mut self, sg: SgLimits) -> Self {
+        self.sg = sg;
+        self
+    }
+
+    /// Sets [`read_only`](Self::read_only).
+    #[must_use]
+    pub const fn read_only(mut self, honoured: bool) -> Self {
+        self.read_only = honoured;
+        self
+    }
+
+    /// Sets [`coherent`](Self::coherent).
+    #[must_use]
+    pub const fn coherent(mut self, coherent: bool) -> Self {
+        self.coherent = coherent;
+        self
+    }
+
+    /// Sets [`deadline`](Self::deadline).
+    #[must_use]
+    pub const fn deadline(mut self, deadline: Option<Duration>) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Sets [`max_workers`](Self::max_workers).
+    #[must_use]
+    pub const fn max_workers(mut self, workers: usize) -> Self {
+        self.max_workers = workers;
+        self
+    }
+}
+
 /// What the device is given to map.
+#[non_exhaustive]
 pub struct Prepare<'a, S: AddressSpace> {
+    /// The address space.
+    pub space: &'a S,
     /// The address of the object's first byte in its address space.
     pub address: usize,
     /// The pinned pages.
@@ -52,7 +113,7 @@ pub struct Prepare<'a, S: AddressSpace> {
     pub write: bool,
 }
 
-/// A driver.
+/// A driver: what the core asks of it.
 ///
 /// # Locks
 /// A lock that `stop`, `wait_idle` or `unmap` takes may not be held across anything that can start an invalidation: an allocation,
@@ -80,11 +141,21 @@ pub trait Device: Sized + Send + Sync + 'static {
         let _ = map;
     }
 
-    /// Waits until the device has stopped using the mapping, for good. `None`: for ever.
+    /// Waits until the device has stopped using the mapping, for good. `None`: for ever; zero: look once,
+    /// without waiting.
     fn wait_idle(&self, map: &Self::Map, timeout: Option<Duration>) -> Outcome;
 
     /// Takes the mapping away. The device is idle, or never began. Cannot fail.
     fn unmap(&self, map: Self::Map);
+
+    /// Learns what became of an object, for a log or counters of the driver's own; [`ContextStats`] counts
+    /// all of them. Called in an invalidation, with no lock held: it must not wait, allocate or call into
+    /// this crate. Does nothing by default.
+    ///
+    /// [`ContextStats`]: crate::ContextStats
+    fn event(&self, event: Event) {
+        let _ = event;
+    }
 }
 
 impl<S: AddressSpace> fmt::Debug for Prepare<'_, S> {

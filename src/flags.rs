@@ -19,9 +19,9 @@ impl Flags {
     /// From the bits that a caller gave.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown bit.
+    /// [`Error::UnknownFlag`] for an unknown bit.
     pub const fn from_bits(bits: u32) -> Result<Self, Error> {
-        if bits & !Self::KNOWN == 0 { Ok(Self(bits)) } else { Err(Error::Invalid) }
+        if bits & !Self::KNOWN == 0 { Ok(Self(bits)) } else { Err(Error::UnknownFlag) }
     }
 
     /// The bits.
@@ -30,7 +30,7 @@ impl Flags {
         self.0
     }
 
-    /// Both.
+    /// Returns the flags of both; the same as `self | more`, also in constants.
     #[must_use]
     pub const fn with(self, more: Self) -> Self {
         Self(self.0 | more.0)
@@ -40,5 +40,18 @@ impl Flags {
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+}
+
+impl core::ops::BitOr for Flags {
+    type Output = Self;
+    fn bitor(self, more: Self) -> Self {
+        self.with(more)
+    }
+}
+
+impl core::ops::BitOrAssign for Flags {
+    fn bitor_assign(&mut self, more: Self) {
+        *self = self.with(more);
     }
 }

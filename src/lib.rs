@@ -95,20 +95,20 @@ pub mod docs;
 #[cfg(feature = "std")]
 mod promises;
 
-pub use address_space::{AddressSpace, Caller, Usage, Users};
+pub use address_space::{AddressSpace, Current, ForeignMemory, Usage, Users};
 pub use client::Client;
-pub use context::{Context, ContextStats, Queues};
-pub use device::{Device, Host, Limits, Prepare};
-pub use error::Error;
+pub use context::{Context, ContextBuilder, ContextStats};
+pub use device::{Device, Limits, PlatformOf, Prepare, QueueOf};
+pub use error::{Error, Rejected};
 pub use flags::Flags;
 pub use mm::{MmRecord, MmRef, MmRegistry};
-pub use notifier::{Blockable, Notifier, Outcome, WouldBlock};
+pub use notifier::{Blockable, Event, Notifier, Outcome, WouldBlock};
 pub use pages::{Buffer, Segment, SgLimits, SgTable};
 pub use platform::{Platform, RawQueue};
 pub use range::AddrRange;
-pub use refcount::{Fate, Object, Ref, Refcount};
-pub use userptr::{Lease, Mapped, OwnedLease, UserPtr, UserPtrRef};
-pub use work::{HasWork, SoftQueue, SoftWork, Work};
+pub use refcount::{LastPut, Ref, RefCounted, Refcount};
+pub use userptr::{Lease, Mapped, OwnedLease, UserPtr};
+pub use work::{HasWork, SharedQueue, SoftQueue, SoftWork, Work};
 
 /// The example of the README, compiled and run.
 #[cfg(all(doctest, feature = "std"))]

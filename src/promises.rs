@@ -2,29 +2,24 @@
 
 use crate::address_space::AddressSpace;
 use crate::interval::{IntervalIndex, Node, Tree};
-use crate::notifier::{Attachment, Hold, Notifier, Outcome, Stopping, Subscriber, Ticket};
+use crate::notifier::{Attachment, Notifier, Outcome, PendingInvalidation, Subscriber, Ticket};
 use crate::platform::{MutexGuard, RawWork};
 use crate::platforms::native::{NativeCell, NativeUsize};
 use crate::platforms::std::Std;
-use crate::refcount::{Last, Object, Ref, Refcount};
-use crate::work::{HasWork, SoftQueue, SoftWork, Work};
+use crate::refcount::{Dying, Ref, Refcount};
+use crate::work::{SoftQueue, SoftWork, Work};
 use crate::{AddrRange, Buffer, Error, Flags, Segment, SgTable};
 use static_assertions::{
     assert_eq_align, assert_eq_size, assert_impl_all, assert_not_impl_any, assert_obj_safe,
 };
 
-struct Job(Work<Job, Std, 3>);
-// SAFETY: never made; the item is settled as the trait asks.
-unsafe impl Object<Std> for Job {
-    unsafe fn settle(&self) {
-        // SAFETY: the caller's promise, handed on.
-        unsafe { self.0.settle() }
-    }
+struct Job {
+    work: Work<Job, Std, 3>,
 }
-// SAFETY: the field lies at its own offset, and is settled above.
-unsafe impl HasWork<Std, 3> for Job {
-    const OFFSET: usize = core::mem::offset_of!(Self, 0);
-    fn run(_: Ref<Self, Std>) {}
+crate::ref_counted! {
+    impl RefCounted<Std> for Job {
+        work @ 3: |job: Ref<Job, Std>| drop(job),
+    }
 }
 
 type Queue = SoftQueue<Std>;
@@ -50,7 +45,7 @@ assert_eq_size!(Segment, [usize; 3]);
 assert_impl_all!(Ref<Queue, Std>: Send, Sync, Unpin, Clone);
 assert_impl_all!(Ref<Notifier<Std>, Std>: Send, Sync);
 assert_impl_all!(Ref<dyn Subscriber<Std>, Std>: Send, Sync);
-assert_impl_all!(Last<Queue, Std>: Send);
+assert_impl_all!(Dying<Queue, Std>: Send);
 assert_impl_all!(Notifier<Std>: Send, Sync);
 assert_impl_all!(Attachment<Std>: Send, Sync);
 assert_impl_all!(SoftWork<Std>: Send, Sync, RawWork);
@@ -66,8 +61,8 @@ assert_not_impl_any!(Guard: Send);
 assert_impl_all!(Tree<Std>: Send, IntervalIndex<Std>);
 assert_not_impl_any!(Tree<Std>: Sync);
 // A start that has begun is finished once.
-assert_impl_all!(Stopping<'static, Std>: Send);
-assert_not_impl_any!(Stopping<'static, Std>: Sync, Clone);
+assert_impl_all!(PendingInvalidation<'static, Std>: Send);
+assert_not_impl_any!(PendingInvalidation<'static, Std>: Sync, Clone);
 // Each reference owns one count.
 assert_not_impl_any!(Ref<Queue, Std>: Copy);
 
@@ -82,9 +77,8 @@ where
     travels::<crate::OwnedLease<D>>();
     fn shared<T: Sync>() {}
     shared::<crate::Lease<'static, D>>();
-    travels::<Hold<crate::UserPtr<D>, Std, crate::UserPtrRef<D>>>();
-    travels::<crate::UserPtrRef<D>>();
-    travels::<Ref<crate::Context<D>, Std>>();
-    travels::<Ref<crate::Client<D>, Std>>();
+    travels::<crate::UserPtr<D>>();
+    travels::<crate::Context<D>>();
+    travels::<crate::Client<D>>();
     travels::<crate::MmRef<D::Space>>();
 }

@@ -28,9 +28,9 @@ impl AddrRange {
     /// `len` bytes from `start`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if `len` is 0, [`Error::Fault`] if the range wraps past the top of the address space.
+    /// [`Error::Empty`] if `len` is 0, [`Error::Fault`] if the range wraps past the top of the address space.
     pub const fn new(start: usize, len: usize) -> Result<Self, Error> {
-        let Some(more) = len.checked_sub(1) else { return Err(Error::Invalid) };
+        let Some(more) = len.checked_sub(1) else { return Err(Error::Empty) };
         match start.checked_add(more) {
             Some(last) => Ok(Self { start, last }),
             None => Err(Error::Fault),

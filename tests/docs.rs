@@ -36,7 +36,7 @@ fn is_check(name: &str) -> bool {
 #[test]
 fn every_model_scenario_and_subtest_that_a_page_names_exists() {
     let mut sources = Vec::new();
-    for dir in ["tests", "crates", "loom-tests", "kernel/user"] {
+    for dir in ["tests", "crates", "loom-tests", "kernel/tests/user"] {
         if Path::new(dir).exists() {
             files(Path::new(dir), &mut sources);
         }
@@ -51,7 +51,7 @@ fn every_model_scenario_and_subtest_that_a_page_names_exists() {
         .filter(|name| !code.contains(&format!("fn {name}<")) && !code.contains(&format!("\"{name}\"")))
         .collect();
     assert!(gone.is_empty(), "named by a page, but gone: {gone:#?}");
-    if Path::new("kernel/user").exists() {
+    if Path::new("kernel/tests/user").exists() {
         let rows = pages.lines().filter_map(|line| line.split_once("subtest").map(|(_, after)| after));
         let gone: Vec<_> = rows
             .flat_map(quoted)

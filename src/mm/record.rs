@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::has_work;
 use crate::notifier::Notifier;
 use crate::platform::{AtomicUsize, Cell, Load, Platform, Store};
-use crate::refcount::{Object, Ref};
+use crate::refcount::{Ref, RefCounted};
 use crate::work::{HasWork, Work, enqueue};
 use core::fmt;
 use core::mem::ManuallyDrop;
@@ -39,11 +39,11 @@ unsafe impl<S: AddressSpace> Send for MmRecord<S> {}
 // SAFETY: as above.
 unsafe impl<S: AddressSpace> Sync for MmRecord<S> {}
 
-// SAFETY: `settle` settles the work item. The registry's link is cut by `MmRef`'s drop before the object is released.
-unsafe impl<S: AddressSpace> Object<S::Platform> for MmRecord<S> {
-    unsafe fn settle(&self) {
+// SAFETY: `init` settles the work item. The registry's link is cut by `MmRef`'s drop before the object is released.
+unsafe impl<S: AddressSpace> RefCounted<S::Platform> for MmRecord<S> {
+    unsafe fn init(&self) {
         // SAFETY: the caller's promise, handed on.
-        unsafe { self.free.settle() }
+        unsafe { self.free.init() }
     }
 }
 
@@ -56,10 +56,12 @@ unsafe impl<S: AddressSpace> HasWork<S::Platform> for MmRecord<S> {
         // SAFETY: the count went to zero and came back for this call alone: nobody else has the record.
         let bound = this.bound.with_mut(|b| unsafe { (*b).take() });
         if let Some(bound) = bound {
-            // Unregister, wait for callbacks, free: in this order (rule 13). No cancel is left to wait for: each holds its object
-            // to its very end, and no object holds this record any more. The queue is shared, so a flush of it would wait for
-            // the cancels of other address spaces, and for whoever holds a lease there (rule 8).
-            this.space.unregister(bound.registration);
+            // Unregister, wait for callbacks, free: in this order (rule 13). No revocation is left to wait
+            // for: each holds its object to its very end, and no object holds this record any more. The
+            // queue is shared, so a flush of it would wait for the revocations of other address spaces,
+            // and for the holders of leases there (rule 8).
+            // SAFETY: every object of this record holds it, so there is none any more.
+            unsafe { this.space.unregister(bound.registration) };
             drop(bound.notifier);
         }
     }
@@ -76,9 +78,9 @@ impl<S: AddressSpace> MmRecord<S> {
             next: <<S::Platform as Platform>::Cell<_> as Cell<_>>::new(None),
             published: AtomicUsize::new(0),
             bound: <<S::Platform as Platform>::Cell<_> as Cell<_>>::new(None),
-            free: Work::blank(),
+            free: Work::uninit(),
         };
-        Ref::try_new(this).map_err(|(_, e)| e)
+        Ok(Ref::try_new(this)?)
     }
 
     /// The hold on the address space.
@@ -106,8 +108,9 @@ impl<S: AddressSpace> MmRecord<S> {
         if self.published.load(Load::Acquire) == 0 {
             return None;
         }
-        // SAFETY: written once, before the 1 that was read; taken only after the last reference is gone. So no write can come while
-        // `self` is borrowed, and the pointer may outlive the closure (`Cell::with`).
+        // SAFETY: written once, before the 1 that was read; taken only after the last reference is gone. So
+        // no write can come while `self` is borrowed, and the pointer may outlive the closure
+        // (`Cell::with`).
         self.bound.with(|b| unsafe { &*b }).as_ref()
     }
 
@@ -126,7 +129,7 @@ impl<S: AddressSpace> MmRecord<S> {
     /// The notifier, made and registered on first use (rule 12).
     ///
     /// # Errors
-    /// [`Error::NoDevice`] if the host cannot notify, [`Error::NoMemory`], and what
+    /// [`Error::NoNotifications`] if the address space cannot notify, [`Error::NoMemory`], and what
     /// [`AddressSpace::register`] gives. Nothing stays behind, and a retry can work.
     ///
     /// Source: `i915_mmu_notifier_find`.
@@ -135,14 +138,15 @@ impl<S: AddressSpace> MmRecord<S> {
             return Ok(&bound.notifier);
         }
         if !self.space.notifies() {
-            return Err(Error::NoDevice);
+            return Err(Error::NoNotifications);
         }
         // Outside every lock: this allocates, and the host takes its own locks.
-        let notifier = Ref::try_new(Notifier::blank(self.registry.cancels.clone())).map_err(|(_, e)| e)?;
+        let notifier = Notifier::try_new(self.registry.revokes.clone())?;
         let registration = self.space.register(notifier.clone())?;
         if let Some(lost) = self.publish(Bound { notifier, registration }) {
             // Nothing can be attached to it: nobody else ever saw it.
-            self.space.unregister(lost.registration);
+            // SAFETY: it was made a moment ago for a notifier that nobody else has.
+            unsafe { self.space.unregister(lost.registration) };
         }
         self.bound().map(|b| &b.notifier).ok_or(Error::NoDevice)
     }
@@ -207,7 +211,7 @@ impl<S: AddressSpace> Drop for MmRef<S> {
         };
         guard.with(|buckets| buckets.unlink(&last));
         drop(guard);
-        if let Err(refused) = enqueue::<_, S::Platform, 0>(&registry.frees, last.revive()) {
+        if let Err(refused) = enqueue::<_, S::Platform, 0>(&registry.releases, last.revive()) {
             // The free queue was shut down before the last record was given back, against `Context`'s contract. Freeing here
             // could wait for the callback that we are in; leak it instead.
             debug_assert!(false, "a record outlived its free queue");

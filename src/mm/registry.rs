@@ -4,7 +4,7 @@ use super::record::{MmRecord, MmRef};
 use crate::address_space::AddressSpace;
 use crate::error::Error;
 use crate::platform::{LockClass, Mutex, Platform, RawQueue};
-use crate::refcount::{Inner, Object, Ref};
+use crate::refcount::{Inner, Ref, RefCounted};
 use core::fmt;
 use core::ptr::NonNull;
 
@@ -20,10 +20,10 @@ pub(super) type RecordPtr<S> = NonNull<Inner<MmRecord<S>, <S as AddressSpace>::P
 /// Source: `mm_structs`, `mm_lock`, `__i915_mm_struct_find`.
 pub struct MmRegistry<S: AddressSpace> {
     pub(super) buckets: Mutex<S::Platform, Buckets<S>>,
-    /// Where cancels of its notifiers run.
-    pub(super) cancels: Option<<S::Platform as Platform>::Queue>,
+    /// Where revocations of its notifiers run.
+    pub(super) revokes: Option<<S::Platform as Platform>::Queue>,
     /// Where records are freed: another queue than the one that a record's release waits for (rule 13).
-    pub(super) frees: <S::Platform as Platform>::Queue,
+    pub(super) releases: <S::Platform as Platform>::Queue,
 }
 
 /// Intrusive lists by identity.
@@ -34,23 +34,26 @@ pub(super) struct Buckets<S: AddressSpace> {
 // SAFETY: the pointers are followed under the registry's mutex, while the records live (invariant of the registry).
 unsafe impl<S: AddressSpace> Send for Buckets<S> {}
 
-// SAFETY: `settle` settles the mutex. Records hold counted references to the registry.
-unsafe impl<S: AddressSpace> Object<S::Platform> for MmRegistry<S> {
-    unsafe fn settle(&self) {
+// SAFETY: `init` settles the mutex. Records hold counted references to the registry.
+unsafe impl<S: AddressSpace> RefCounted<S::Platform> for MmRegistry<S> {
+    unsafe fn init(&self) {
         // SAFETY: the caller's promise, handed on.
-        unsafe { self.buckets.settle() }
+        unsafe { self.buckets.init() }
     }
 }
 
 impl<S: AddressSpace> MmRegistry<S> {
-    /// An inert registry, for [`Ref::try_new`]. `frees` is a queue that runs no cancels.
-    #[must_use]
-    pub fn blank(
-        cancels: Option<<S::Platform as Platform>::Queue>,
-        frees: <S::Platform as Platform>::Queue,
-    ) -> Self {
+    /// Makes a registry. `releases` is a queue that runs no revocations (rule 13).
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`].
+    pub fn try_new(
+        revokes: Option<<S::Platform as Platform>::Queue>,
+        releases: <S::Platform as Platform>::Queue,
+    ) -> Result<Ref<Self, S::Platform>, Error> {
         let buckets = Buckets { heads: [None; BUCKETS] };
-        Self { buckets: Mutex::<S::Platform, _>::blank(LockClass::REGISTRY, buckets), cancels, frees }
+        let buckets = Mutex::<S::Platform, _>::uninit(LockClass::REGISTRY, buckets);
+        Ok(Ref::try_new(Self { buckets, revokes, releases })?)
     }
 
     /// The record of an address space, made if there is none.
@@ -113,9 +116,9 @@ impl<S: AddressSpace> MmRegistry<S> {
         self.len() == 0
     }
 
-    /// Waits until every record that was given back so far is freed. Not from within the free queue.
+    /// Waits until every record that was given back so far is freed. Not from within the queue of the releases.
     pub fn flush(&self) {
-        self.frees.flush();
+        self.releases.flush();
     }
 
     pub(super) fn with<R>(&self, f: impl FnOnce(&mut Buckets<S>) -> R) -> R {

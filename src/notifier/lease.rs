@@ -1,4 +1,4 @@
-//! The lease word: who uses the pages right now.
+//! Leases: the lease word, which counts who uses the pages right now, and the guard of one lease.
 //!
 //! ```text
 //!   bit 63 CLOSED        no new lease
@@ -6,8 +6,13 @@
 //!   bits 61..0           leases, the initial one of the installed pages included
 //! ```
 
+use super::Notifier;
+use super::attachment::Subscriber;
 use crate::platform::{AtomicUsize, Load, Platform, Rmw, Store};
+use crate::refcount::Ref;
 use core::fmt;
+use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
 
 const CLOSED: usize = 1 << (usize::BITS - 1);
 const QUARANTINED: usize = 1 << (usize::BITS - 2);
@@ -18,14 +23,14 @@ const MOST: usize = COUNT / 2;
 /// # Invariants
 /// * Not `CLOSED` exactly while the object is `Ready`; then the count includes the initial lease.
 /// * While the count is above zero the installed pages stay as they are.
-pub(crate) struct LeaseWord<P: Platform> {
+pub(super) struct LeaseWord<P: Platform> {
     word: P::Usize,
 }
 
 /// What dropping a lease asks of the one who dropped it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "the last lease has to wake the cancel, or finish it"]
-pub(crate) enum Put {
+pub(super) enum Put {
     /// Nothing.
     Held,
     /// Wake the cancel.
@@ -46,7 +51,7 @@ impl<P: Platform> LeaseWord<P> {
     }
 
     /// One more lease, if the word is open. One read-modify-write when nobody interferes.
-    pub(crate) fn take(&self) -> bool {
+    pub(super) fn take(&self) -> bool {
         let mut old = self.word.load(Load::Relaxed);
         loop {
             // `CLOSED`: without it two holders who take turns keep a cancel waiting for ever (scenario 79).
@@ -63,7 +68,7 @@ impl<P: Platform> LeaseWord<P> {
     }
 
     /// One less.
-    pub(crate) fn put(&self) -> Put {
+    pub(super) fn put(&self) -> Put {
         // ORDERING: releases the holder's use of the pages; pairs with the acquire of whoever sees zero: `is_drained`,
         // `quarantine`, or the load below.
         let old = self.word.fetch_sub(1, Rmw::Release);
@@ -93,8 +98,8 @@ impl<P: Platform> LeaseWord<P> {
     }
 
     /// Whether leases are refused.
-    pub(crate) fn is_closed(&self) -> bool {
-        // Relaxed: asked after `AddressSpace::quiet`, which orders it where it has to be: see `UserPtr::try_acquire`.
+    pub(super) fn is_closed(&self) -> bool {
+        // Relaxed: asked after `AddressSpace::quiet`, which orders it where it has to be (E9).
         self.word.load(Load::Relaxed) & CLOSED != 0
     }
 
@@ -125,10 +130,12 @@ impl<P: Platform> LeaseWord<P> {
         self.word.store(CLOSED, Store::Relaxed);
     }
 
-    /// The number of leases at this moment, without the initial one, which goes when the word is closed.
-    pub(crate) fn count(&self) -> usize {
+    /// Returns the number of leases at this moment, without the initial one of the pages.
+    pub(super) fn held(&self) -> usize {
         let word = self.word.load(Load::Relaxed);
-        (word & COUNT).saturating_sub(usize::from(word & CLOSED == 0))
+        // A closed word has dropped the initial lease already.
+        let initial = usize::from(word & CLOSED == 0);
+        (word & COUNT).saturating_sub(initial)
     }
 }
 
@@ -143,5 +150,120 @@ impl<P: Platform> fmt::Debug for LeaseWord<P> {
             f.write_str(", quarantined")?;
         }
         Ok(())
+    }
+}
+
+pub(crate) mod sealed {
+    /// Keeps [`Holder`](super::Holder) to this crate.
+    pub trait Sealed {}
+}
+
+/// A counted or borrowed reference that always names the same object: `Ref<T, P>` or `&Ref<T, P>`. Only
+/// this crate implements it: one that answered differently each time would drop another object's lease.
+pub trait Holder<T: Subscriber<P>, P: Platform>: sealed::Sealed {
+    /// Returns the reference.
+    fn held(&self) -> &Ref<T, P>;
+}
+
+impl<T: Subscriber<P>, P: Platform> sealed::Sealed for Ref<T, P> {}
+impl<T: Subscriber<P>, P: Platform> Holder<T, P> for Ref<T, P> {
+    fn held(&self) -> &Self {
+        self
+    }
+}
+
+impl<T: Subscriber<P>, P: Platform> sealed::Sealed for &Ref<T, P> {}
+impl<T: Subscriber<P>, P: Platform> Holder<T, P> for &Ref<T, P> {
+    fn held(&self) -> &Ref<T, P> {
+        self
+    }
+}
+
+/// A lease on a `Ready` object: while it lives the installed pages stay, and a revocation waits.
+///
+/// Dropping it wakes that revocation; dropping the last lease of a quarantined object finishes the
+/// revocation, and may sleep. Forgetting it leaks the pages, nothing worse (rules 23 and 25).
+///
+/// `R` is `&Ref<T, P>` or `Ref<T, P>`.
+#[must_use = "the pages may be released as soon as the lease is dropped"]
+pub struct LeaseGuard<T: Subscriber<P>, P: Platform, R: Holder<T, P>> {
+    object: R,
+    _of: PhantomData<fn(T, P)>,
+}
+
+impl<P: Platform> Notifier<P> {
+    /// Takes a lease, if pages are installed and no revocation has begun. One read-modify-write when
+    /// nobody interferes.
+    ///
+    /// Ordering: the holder sees what the commit installed; what the holder does happens before the
+    /// revocation's unmap.
+    pub fn lease<T: Subscriber<P>, R: Holder<T, P>>(object: R) -> Option<LeaseGuard<T, P, R>> {
+        if object.held().attachment().leases.take() {
+            Some(LeaseGuard { object, _of: PhantomData })
+        } else {
+            None
+        }
+    }
+}
+
+impl<T: Subscriber<P>, P: Platform, R: Holder<T, P>> LeaseGuard<T, P, R> {
+    /// Adopts the lease that a commit left for its caller.
+    ///
+    /// # Safety
+    /// A commit with `lease` succeeded for this object, and this is called once for it.
+    pub unsafe fn adopt(object: R) -> Self {
+        Self { object, _of: PhantomData }
+    }
+
+    /// Returns the object.
+    pub fn object(&self) -> &Ref<T, P> {
+        self.object.held()
+    }
+
+    /// Returns the reference that the lease holds.
+    pub(crate) fn holder(&self) -> &R {
+        &self.object
+    }
+
+    /// Converts it into a lease with a reference of its own.
+    pub fn into_owned(self) -> LeaseGuard<T, P, Ref<T, P>> {
+        let object = self.object().clone();
+        // SAFETY: the object is the same.
+        unsafe { self.rehold(object) }
+    }
+
+    /// Moves the lease to another reference.
+    ///
+    /// # Safety
+    /// `object` refers to the same object.
+    pub(crate) unsafe fn rehold<U: Holder<T, P>>(self, object: U) -> LeaseGuard<T, P, U> {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: `this` is not used again, and its own drop, which would drop the lease, does not run.
+        drop(unsafe { core::ptr::read(&raw const this.object) });
+        LeaseGuard { object, _of: PhantomData }
+    }
+
+    /// Returns whether a revocation has begun: it waits for this lease.
+    pub fn is_revoked(&self) -> bool {
+        self.object().attachment().leases.is_closed()
+    }
+}
+
+impl<T: Subscriber<P>, P: Platform, R: Holder<T, P>> Drop for LeaseGuard<T, P, R> {
+    fn drop(&mut self) {
+        let object = self.object();
+        let attachment = object.attachment();
+        match attachment.leases.put() {
+            Put::Held => {}
+            // SAFETY: settled with the attachment, in place by our reference; no lock is held.
+            Put::Drained => unsafe { attachment.drained.wake_all() },
+            Put::Finish => object.notifier().finish_quarantined(attachment),
+        }
+    }
+}
+
+impl<T: Subscriber<P>, P: Platform, R: Holder<T, P>> fmt::Debug for LeaseGuard<T, P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LeaseGuard({:?})", self.object().attachment())
     }
 }

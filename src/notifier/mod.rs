@@ -1,56 +1,86 @@
-//! The invalidation protocol of one address space for one device. Knows [`Subscriber`], not the object behind it.
+//! The invalidation protocol of one address space for one device. Knows [`Subscriber`], not the object
+//! behind it.
+//!
+//! # States
 //!
 //! ```text
-//!                 attach                       commit (same ticket)
+//!                1 attach                      2 commit
 //!     Idle ─────────────────────▶ Acquiring ─────────────────────────▶ Ready
-//!      ▲ ▲                          │    │                               │  start, revoke, release:
-//!      │ │   start, abandon         │    │ EFAULT                        │  close the lease word
-//!      │ └──────────────────────────┘    ▼                               ▼
-//!      │        start, reset           Failed                         Revoking ◀── last lease dropped, retry ──┐
-//!      │◀────────────────────────────────┘                               │                                     │
-//!      │                                                                 ├─ deadline passed ─────────▶ Quarantined
-//!      └───── drained, device idle, unmapped, unpinned ──────────────────┘
+//!      ▲ ▲                          │    │                               │
+//!      │ │      3 superseded        │    │ 4 EFAULT                      │ 6 revoked
+//!      │ └──────────────────────────┘    ▼                               ▼            9 retried
+//!      │        5 forgotten            Failed                         Revoking ◀──────────────────┐
+//!      │◀────────────────────────────────┘                               │                        │
+//!      │                                                                 ├─ 8 deadline ──▶ Quarantined
+//!      └──────────────────── 7 released ─────────────────────────────────┘
 //!
 //!     in the index:  Idle no;  every other state yes
 //! ```
 //!
-//! All of it is guarded by the notifier's spinlock. No cancel path takes a mutex: who moves an object to `Revoking` owns
-//! its cancel. A start waits until nothing that overlaps is `Ready` or `Revoking`, whoever owns it.
+//! | | transition | who |
+//! |---|---|---|
+//! | 1 | attach | [`Notifier::attach`] |
+//! | 2 | commit, with the current ticket | [`Notifier::commit`] |
+//! | 3 | superseded | `mark` ([`invalidate_start`](Notifier::invalidate_start), [`exit`](Notifier::exit)), `claim` ([`revoke`](Notifier::revoke), [`detach`](Notifier::detach)), [`abandon`](Notifier::abandon), `rehome` (export) |
+//! | 4 | the range is not memory | [`abandon`](Notifier::abandon) with `sticky` |
+//! | 5 | forgotten | `mark`, `claim`, `rehome`, [`reset_failed`](Notifier::reset_failed) |
+//! | 6 | revoked: the lease word closes | `mark`, `claim`; not for an object whose count is zero: its last put does it |
+//! | 7 | released: drained, device idle, unmapped, unpinned | `init`, at the end of every revocation |
+//! | 8 | a deadline passed, or the device is lost | `quarantine_for_leases`, `init` |
+//! | 9 | retried | `finish_quarantined` (the last lease), [`retry_quarantined`](Notifier::retry_quarantined) |
+//!
+//! All of it is guarded by the notifier's spinlock. No path of a revocation takes a mutex: the thread that
+//! moves an object to `Revoking` owns its revocation. An invalidation waits until nothing that overlaps is
+//! `Ready` or `Revoking`, whoever owns it.
+//!
+//! # The files
+//!
+//! | file | what |
+//! |---|---|
+//! | `state` | the transitions above, one function each |
+//! | `attachment` | what an object carries; the trait that it implements |
+//! | `lease` | the lease word and the lease guard |
+//! | `windows`, `hull` | the lock-free side: open windows, and the hull of the index |
+//! | `acquire` | attach, commit, abandon, wait |
+//! | `invalidate` | start, finish, end, exit. Where a start waits: `PendingInvalidation::wait` |
+//! | `revoke` | the one sequence that releases pages |
 //!
 //! The rules by number stand in [`docs::protocol`](crate::docs::protocol).
 
 mod acquire;
 mod attachment;
-mod cancel;
-mod hold;
+mod hull;
+mod invalidate;
 mod lease;
-mod start;
-mod summary;
+mod revoke;
+mod state;
 mod windows;
 
-pub use acquire::{Refused, Ticket};
-pub use attachment::{Attachment, State, Subscriber};
-pub use hold::Hold;
-pub use start::{Blockable, Stopping, WouldBlock};
+pub use acquire::{AttachError, Ticket};
+pub use attachment::{Attachment, Subscriber};
+pub use invalidate::{Blockable, Invalidation, PendingInvalidation, WouldBlock};
+pub(crate) use lease::sealed;
+pub use lease::{Holder, LeaseGuard};
+pub use state::State;
 
 use crate::error::Error;
 use crate::interval::{IntervalIndex, Tree};
 use crate::platform::{LockClass, Platform, SpinLock, WaitQueue};
 use crate::range::AddrRange;
-use crate::refcount::Object;
-use attachment::Edge;
+use crate::refcount::{Ref, RefCounted};
 use core::fmt;
-use summary::Summary;
-use windows::{Spill, Windows};
+use hull::Hull;
+use windows::{Overflow, Windows};
 
-/// How a cancel ended, and so how much of an invalidation's promise holds (rule 23). Ordered from best to worst.
+/// How a revocation ended, and so how much of an invalidation's promise holds (rule 23). Ordered from best
+/// to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[must_use = "anything but `Idle` means that pages of the range are still pinned"]
 pub enum Outcome {
     /// The device has stopped and the pages are released.
     Idle,
     /// A deadline passed: a lease was still held, or the device had not stopped. The object is quarantined: its pages stay
-    /// pinned and belong to nobody else until the last lease is dropped or the cancel is tried again.
+    /// pinned and belong to nobody else until the last lease is dropped or the revocation is tried again.
     TimedOut,
     /// The device is lost. The object is quarantined until [`Notifier::retry_quarantined`], after a reset.
     DeviceLost,
@@ -70,59 +100,62 @@ impl Outcome {
     }
 }
 
-/// One address space as one device sees it: the index of its objects, the open invalidation windows, and who waits.
+/// What became of an object, for a driver's own log and counters: see [`Subscriber::event`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The object's pages were released: by an invalidation, an eviction, an export or the last put.
+    Revoked(AddrRange),
+    /// The object was quarantined, and why: its pages stay pinned.
+    Quarantined(AddrRange, Outcome),
+    /// The last lease of a quarantined object was dropped, and its pages were released.
+    Finished(AddrRange),
+}
+
+/// One address space as one device sees it: the index of its objects, the open invalidation windows, and
+/// the waiting threads.
 ///
-/// Source: `struct i915_mmu_notifier`; the end of a window, the typed outcome and the lock-free start are ours.
+/// Source: `struct i915_mmu_notifier`; the end of a window, the typed outcome and the lock-free start are
+/// ours.
 ///
 /// ```
-/// # use userptr::platforms::std::{Std, Workers};
-/// # use userptr_sim::{DmaDevice, Machine, PAGE, Space};
-/// # use userptr::{Context, Limits, Queues};
-/// # let machine = Machine::new();
-/// # let process = machine.process();
-/// # let (frees, pins) = (Workers::<Std>::start("frees", 1)?, Workers::<Std>::start("pins", 1)?);
-/// # let queues = Queues { pins: pins.queue().clone(), cancels: None, frees: frees.queue().clone() };
-/// # let context = Context::try_new(DmaDevice::<Std>::new(&machine, Limits::default()), queues).map_err(|(_, e)| e)?;
-/// # let _inside = machine.enter(&process);
-/// # let address = process.mmap(PAGE);
-/// # process.touch(address, PAGE, 7)?;
-/// # let space = Space::of(&process);
-/// # let object = Context::create(&context, &space, address, PAGE, 0)?;
-/// use userptr::{Blockable, Error, Outcome, UserPtr};
+/// use userptr::{AddrRange, Blockable, Notifier, Outcome, platforms::std::Std};
 ///
-/// drop(UserPtr::acquire(&object)?);
-/// let notifier = object.record().notifier()?;
-/// // What a host does around every change of its page tables.
-/// assert_eq!(notifier.invalidate_start(object.range(), Blockable::Yes), Ok(Outcome::Idle));
-/// assert_eq!(machine.pins(), 0, "released before the start returns");
-/// assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again, "until the end nothing attaches");
-/// notifier.invalidate_end(object.range());
-/// drop(UserPtr::try_acquire(&object)?);
+/// let notifier = Notifier::<Std>::try_new(None)?;
+/// let range = AddrRange::new(0x1000, 0x1000)?;
+/// // What an address space does around every change of its page tables.
+/// let change = notifier.invalidate(range, Blockable::Yes)?;
+/// assert_eq!(change.outcome(), Outcome::Idle);
+/// assert_eq!(notifier.stats().windows, 1, "until the end nothing attaches in the range");
+/// drop(change);
+/// assert_eq!(notifier.stats().windows, 0);
 /// # Ok::<(), userptr::Error>(())
 /// ```
 pub struct Notifier<P: Platform> {
     core: SpinLock<P, Core<P>>,
     windows: Windows<P>,
-    summary: Summary<P>,
-    /// Starts, evictions and waiting acquires sleep here; woken when a state changes or a window closes.
+    hull: Hull<P>,
+    /// Invalidations, evictions and waiting acquires sleep here; woken when a state changes or a window
+    /// closes.
     changed: WaitQueue<P::Wait>,
-    /// Where cancels run; `None`: in the thread that starts the invalidation. Never a queue that pins (rule 8).
-    cancels: Option<P::Queue>,
+    /// Where revocations run; `None`: in the thread that invalidates. Never a queue that pins (rule 8).
+    revokes: Option<P::Queue>,
 }
 
 /// # Invariants
-/// `index` holds the node of every attachment whose state is not `Idle`, and no other; `summary` covers it.
+/// `index` holds the node of every attachment whose state is not `Idle`, and no other; the hull covers it.
 struct Core<P: Platform> {
     index: Tree<P>,
-    spill: Spill,
+    overflow: Overflow,
     /// The address space is gone: nothing attaches any more.
     dead: bool,
-    /// How often a cancel ended in quarantine.
+    /// How often a revocation ended in quarantine.
     quarantined: usize,
 }
 
 /// A snapshot of a notifier, for reports and for quiescence checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct NotifierStats {
     /// Objects in the index, in any state.
     pub attached: usize,
@@ -136,42 +169,46 @@ pub struct NotifierStats {
     pub dead: bool,
 }
 
-// SAFETY: `settle` settles the lock and the wait. Nothing points to a notifier but counted references: the registration with
-// the host, the record, and each object.
-unsafe impl<P: Platform> Object<P> for Notifier<P> {
-    unsafe fn settle(&self) {
-        // SAFETY: the caller's promise, handed on.
+// SAFETY: `init` settles the lock and the wait. Nothing points to a notifier but counted references: the
+// registration with the address space, the record, and each object.
+unsafe impl<P: Platform> RefCounted<P> for Notifier<P> {
+    unsafe fn init(&self) {
+        // SAFETY: called once, at the final address (caller).
         unsafe {
-            self.core.settle();
-            self.changed.settle();
+            self.core.init();
+            self.changed.init();
         }
     }
 }
 
 impl<P: Platform> Notifier<P> {
-    /// An inert notifier, for [`Ref::try_new`](crate::Ref::try_new).
+    /// Makes a notifier.
     ///
-    /// With a queue, cancels run there; without, in the thread that starts the invalidation. The queue must not run pins, nor
-    /// anything that takes the host's locks or drops users (rule 8).
-    #[must_use]
-    pub fn blank(cancels: Option<P::Queue>) -> Self {
-        let core = Core { index: Tree::new(), spill: Spill::new(), dead: false, quarantined: 0 };
-        Self {
-            core: SpinLock::<P, _>::blank(LockClass::NOTIFIER, core),
+    /// With a queue, revocations run there; without, in the thread that invalidates. The queue must not run
+    /// pins, nor anything that takes the address space's locks or drops its users (rule 8).
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`].
+    pub fn try_new(revokes: Option<P::Queue>) -> Result<Ref<Self, P>, Error> {
+        let core = Core { index: Tree::new(), overflow: Overflow::new(), dead: false, quarantined: 0 };
+        let this = Self {
+            core: SpinLock::<P, _>::uninit(LockClass::NOTIFIER, core),
             windows: Windows::new(),
-            summary: Summary::new(),
-            changed: WaitQueue::blank(),
-            cancels,
-        }
+            hull: Hull::new(),
+            changed: WaitQueue::uninit(),
+            revokes,
+        };
+        Ok(Ref::try_new(this)?)
     }
 
-    /// Whether cancels run on a queue. A host whose notifying thread may not free memory or wait for a device asks for one.
+    /// Returns whether revocations run on a queue. An address space whose notifying thread may not free
+    /// memory or wait for a device asks for one.
     #[must_use]
     pub fn has_queue(&self) -> bool {
-        self.cancels.is_some()
+        self.revokes.is_some()
     }
 
-    /// What is attached and open at this moment.
+    /// Returns what is attached and open at this moment.
     #[must_use]
     pub fn stats(&self) -> NotifierStats {
         let mut stats = self.with(|c| {
@@ -179,7 +216,7 @@ impl<P: Platform> Notifier<P> {
                 attached: 0,
                 quarantined: 0,
                 quarantined_ever: c.quarantined,
-                windows: c.spill.count(),
+                windows: c.overflow.count(),
                 dead: c.dead,
             };
             c.each(AddrRange::ALL, |_, attachment| {

@@ -119,13 +119,13 @@ impl<P: Platform> Slot<P> {
     }
 }
 
-/// The windows beyond the slots. Under the notifier's lock.
-pub(super) struct Spill {
+/// The windows beyond the slots: a count and a hull. Under the notifier's lock.
+pub(super) struct Overflow {
     count: usize,
     hull: Option<AddrRange>,
 }
 
-impl Spill {
+impl Overflow {
     pub(super) fn new() -> Self {
         Self { count: 0, hull: None }
     }

@@ -16,18 +16,33 @@ pub struct Segment {
     pub pages: usize,
 }
 
-/// What a device can take.
+/// What a device can take. Start from [`SgLimits::NONE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SgLimits {
     /// The most segments in one table.
-    pub segments: usize,
+    pub max_segments: usize,
     /// The most pages in one segment, at least one. One means: one segment per page (bounce buffers).
-    pub segment_pages: usize,
+    pub max_segment_pages: usize,
 }
 
 impl SgLimits {
     /// No limit.
-    pub const NONE: Self = Self { segments: usize::MAX, segment_pages: usize::MAX };
+    pub const NONE: Self = Self { max_segments: usize::MAX, max_segment_pages: usize::MAX };
+
+    /// Sets [`max_segments`](Self::max_segments).
+    #[must_use]
+    pub const fn max_segments(mut self, segments: usize) -> Self {
+        self.max_segments = segments;
+        self
+    }
+
+    /// Sets [`max_segment_pages`](Self::max_segment_pages).
+    #[must_use]
+    pub const fn max_segment_pages(mut self, pages: usize) -> Self {
+        self.max_segment_pages = pages;
+        self
+    }
 }
 
 /// A scatter-gather table.
@@ -45,7 +60,7 @@ impl<P: Platform> SgTable<P> {
     /// A table for the pages with these frame numbers, coalesced up to the limits.
     ///
     /// # Errors
-    /// [`Error::TooBig`] if more segments would be needed than `limits.segments`, [`Error::NoMemory`].
+    /// [`Error::TooBig`] if more segments would be needed than `limits.max_segments`, [`Error::NoMemory`].
     ///
     /// ```
     /// use userptr::{SgLimits, SgTable, platforms::std::Std};
@@ -56,9 +71,9 @@ impl<P: Platform> SgTable<P> {
     /// ```
     pub fn build(frames: impl Iterator<Item = usize> + Clone, limits: SgLimits) -> Result<Self, Error> {
         let runs =
-            Runs { frames: frames.clone(), first: 0, pending: None, most: limits.segment_pages.max(1) };
+            Runs { frames: frames.clone(), first: 0, pending: None, most: limits.max_segment_pages.max(1) };
         let count = runs.clone().count();
-        if count > limits.segments {
+        if count > limits.max_segments {
             return Err(Error::TooBig);
         }
         let mut segments = Buffer::with_capacity(count)?;

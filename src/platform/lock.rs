@@ -33,12 +33,12 @@ impl LockClass {
 /// `release` is visible after the next `acquire`.
 pub unsafe trait RawLock: Sized {
     /// An inert lock, movable, not yet usable.
-    fn blank(class: LockClass) -> Self;
+    fn uninit(class: LockClass) -> Self;
     /// Makes it usable.
     ///
     /// # Safety
     /// Called once, at the final address, before the first `acquire`.
-    unsafe fn settle(&self) {}
+    unsafe fn init(&self) {}
     /// Takes the lock. Not named `lock`, which a checker's own type may shadow.
     ///
     /// # Safety
@@ -72,18 +72,18 @@ unsafe impl<R: RawLock, P: Platform, T: Send> Send for Lock<R, P, T> {}
 unsafe impl<R: RawLock, P: Platform, T: Send> Sync for Lock<R, P, T> {}
 
 impl<R: RawLock, P: Platform, T> Lock<R, P, T> {
-    /// An inert lock around `data`; call [`settle`](Self::settle) before use.
-    pub fn blank(class: LockClass, data: T) -> Self {
-        Self { raw: R::blank(class), data: <P::Cell<T> as Cell<T>>::new(data), _marker: PhantomData }
+    /// An inert lock around `data`; call [`init`](Self::init) before use.
+    pub fn uninit(class: LockClass, data: T) -> Self {
+        Self { raw: R::uninit(class), data: <P::Cell<T> as Cell<T>>::new(data), _marker: PhantomData }
     }
 
     /// Makes the lock usable.
     ///
     /// # Safety
     /// Called once, at the final address, before any other call.
-    pub unsafe fn settle(&self) {
+    pub unsafe fn init(&self) {
         // SAFETY: the caller's promise.
-        unsafe { self.raw.settle() }
+        unsafe { self.raw.init() }
     }
 
     /// Runs `f` with the lock held.

@@ -5,8 +5,8 @@
 //!
 //! # Two steps
 //! Nothing here needs a `const` constructor, and nothing is initialised where it does not lie:
-//! `blank` is inert, movable and cannot fail; the allocation around it may fail; `settle` runs exactly once, at the
-//! final address, and cannot fail. A kernel's `spin_lock_init`, `INIT_WORK` and `init_waitqueue_head` belong in `settle`.
+//! `uninit` is inert, movable and cannot fail; the allocation around it may fail; `init` runs exactly once, at the
+//! final address, and cannot fail. A kernel's `spin_lock_init`, `INIT_WORK` and `init_waitqueue_head` belong in `init`.
 
 pub mod atomic;
 pub mod cell;
@@ -16,6 +16,7 @@ pub mod work;
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
+use core::time::Duration;
 
 pub use atomic::{AtomicUsize, Load, Rmw, Store};
 pub use cell::Cell;
@@ -56,9 +57,19 @@ pub unsafe trait Platform: Sized + Send + Sync + 'static {
     /// A full fence: every access before it is ordered before every access after it, stores before loads included.
     fn fence();
 
-    /// The calling thread took a lease on the object at `object`, or gave one back. For hosts that know their threads; a few
-    /// instructions, since every lease passes here. Without it a holder who asks for what its own lease prevents meets the
-    /// deadline instead of a refusal (rule 29).
+    /// Returns the time on a clock that never goes back, from any fixed point. A revocation's deadline is
+    /// one point on it, and every wait of the revocation gets what is left (rule 31). Callable anywhere, an
+    /// invalidation included.
+    ///
+    /// Without a clock (the default) each wait gets the whole deadline. A checker may stand still: no
+    /// property of the core but the deadline's length depends on it.
+    fn now() -> Duration {
+        Duration::ZERO
+    }
+
+    /// Called when this thread takes or drops a lease on the object at address `object`. A platform that keeps track makes a
+    /// call that would wait for the caller's own lease fail with `EDEADLK` at once, instead of at the deadline (rule 29). On
+    /// the lease fast path: a few instructions.
     fn note_lease(object: usize, taken: bool) {
         let _ = (object, taken);
     }

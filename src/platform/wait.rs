@@ -11,12 +11,12 @@ use core::time::Duration;
 /// implementation's work, not the caller's.
 pub unsafe trait RawWait: Sized + Send + Sync {
     /// An inert queue, movable, not yet usable.
-    fn blank() -> Self;
+    fn uninit() -> Self;
     /// Makes it usable.
     ///
     /// # Safety
     /// Called once, at the final address, before any other call.
-    unsafe fn settle(&self) {}
+    unsafe fn init(&self) {}
     /// Sleeps until `condition` holds, or `timeout` has passed (`None`: never). Returns whether it held.
     ///
     /// The condition may take a spinlock; it never sleeps, and it is not called with a lock of the queue held that
@@ -36,24 +36,24 @@ pub unsafe trait RawWait: Sized + Send + Sync {
 /// A settled [`RawWait`] with a safe face for the core.
 ///
 /// # Invariants
-/// Embedded in an object whose `settle` calls [`settle`](Self::settle) before the object is shared.
+/// Embedded in an object whose `init` calls [`init`](Self::init) before the object is shared.
 pub struct WaitQueue<W> {
     raw: W,
 }
 
 impl<W: RawWait> WaitQueue<W> {
     /// An inert queue.
-    pub fn blank() -> Self {
-        Self { raw: W::blank() }
+    pub fn uninit() -> Self {
+        Self { raw: W::uninit() }
     }
 
     /// Makes it usable.
     ///
     /// # Safety
     /// Called once, at the final address, before any other call.
-    pub unsafe fn settle(&self) {
+    pub unsafe fn init(&self) {
         // SAFETY: the caller's promise.
-        unsafe { self.raw.settle() }
+        unsafe { self.raw.init() }
     }
 
     /// See [`RawWait::wait_until`].

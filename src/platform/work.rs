@@ -3,15 +3,15 @@
 /// A work item, in place inside the object it works on.
 ///
 /// # Safety
-/// A queue of the host calls the function given to `blank` with a pointer to the item, once per successful enqueue.
+/// A queue of the host calls the function given to `uninit` with a pointer to the item, once per successful enqueue.
 pub unsafe trait RawWork: Sized + Send + Sync {
     /// An inert item that will call `f` with its own address.
-    fn blank(f: unsafe fn(*const Self)) -> Self;
+    fn uninit(f: unsafe fn(*const Self)) -> Self;
     /// Makes it usable (`INIT_WORK`).
     ///
     /// # Safety
     /// Called once, at the final address, before the first enqueue.
-    unsafe fn settle(&self) {}
+    unsafe fn init(&self) {}
 }
 
 /// A handle to a work queue. The verbs are the kernel's.
@@ -53,4 +53,12 @@ pub unsafe trait RawQueue<W>: Send + Sync {
     fn flush(&self);
     /// Waits until nothing is queued or running.
     fn drain(&self);
+    /// Returns whether both are handles of one queue.
+    #[must_use]
+    fn is_same(&self, other: &Self) -> bool;
+    /// Returns whether the queue refuses every further item.
+    #[must_use]
+    fn is_shut_down(&self) -> bool {
+        false
+    }
 }

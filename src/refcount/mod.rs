@@ -16,4 +16,4 @@ mod reference;
 
 pub use count::Refcount;
 pub(crate) use reference::Inner;
-pub use reference::{Fate, Last, Object, Ref};
+pub use reference::{Dying, LastPut, Ref, RefCounted};

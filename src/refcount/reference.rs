@@ -1,7 +1,7 @@
 //! Counted references to objects that lie in place.
 
 use super::Refcount;
-use crate::error::Error;
+use crate::error::{Error, Rejected};
 use crate::platform::{Cell, Lock, MutexGuard, Platform, RawLock};
 use core::alloc::Layout;
 use core::fmt;
@@ -12,37 +12,41 @@ use core::ptr::NonNull;
 
 /// What becomes of an object after its last put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It is dropped and its memory given back.
-    Free,
-    /// It lives on: its count was brought back, with one reference for whoever took it over and one for the put that was
-    /// about to release it, which gives that one back.
-    Keep,
-    /// It is left as it is for ever.
+pub enum LastPut {
+    /// The object is dropped and its memory given back.
+    Drop,
+    /// The object stays alive. `last_put` raised the count again by two: one reference for the new owner, and
+    /// one for the put in progress, which drops it.
+    Revived,
+    /// The object stays as it is for ever.
     Leak,
 }
 
-/// An object that is shared by counted references.
+/// An object that is shared by counted references. Written by [`ref_counted!`](crate::ref_counted) for types
+/// without a protocol of their own.
 ///
 /// # Safety
-/// `settle` settles every lock, wait and work item inside the object. After `last_put` returned [`Fate::Free`] nothing
-/// points to the object any more. It returns [`Fate::Keep`] only if the count was brought back with one
-/// reference to give back.
+/// * `init` initialises every lock, wait and work item inside the object.
+/// * After `last_put` returned [`LastPut::Drop`] nothing points to the object any more.
+/// * `last_put` returns [`LastPut::Revived`] only if it raised the count as described there.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be shared by `Ref` on the host `{P}`",
-    note = "implement `Object<P>`: `settle` its locks and work items, unlink it in `last_put`"
+    message = "`{Self}` cannot be shared by `Ref` on the platform `{P}`",
+    note = "implement `RefCounted<P>`: `init` its locks and work items, unlink it in `last_put`"
 )]
-pub unsafe trait Object<P: Platform>: Send + Sync + 'static {
-    /// Settles what lies in place. Cannot fail.
+pub unsafe trait RefCounted<P: Platform>: Send + Sync + 'static {
+    /// Initialises what lies in place. Cannot fail.
     ///
     /// # Safety
     /// Called once, at the final address, before the object is shared.
-    unsafe fn settle(&self) {}
+    unsafe fn init(&self) {}
 
-    /// Called by the last put, through a shared reference: the place to unlink the object from whatever still finds it.
-    /// Not `Drop`: an exclusive reference to a linked object is undefined behaviour.
-    fn last_put(&self) -> Fate {
-        Fate::Free
+    /// Unlinks the object from whatever still finds it; called by the last put, through a shared reference. Not `Drop`:
+    /// an exclusive reference to a linked object is undefined behaviour.
+    ///
+    /// # Safety
+    /// Called by [`Ref`]'s last put only: the count is zero, and the caller owns the object alone.
+    unsafe fn last_put(&self) -> LastPut {
+        LastPut::Drop
     }
 }
 
@@ -54,7 +58,7 @@ pub(crate) struct Inner<T: ?Sized, P: Platform> {
     value: T,
 }
 
-impl<T: ?Sized + Object<P>, P: Platform> Inner<T, P> {
+impl<T: ?Sized + RefCounted<P>, P: Platform> Inner<T, P> {
     /// For weak edges: valid while the object is alive, though its count may be zero.
     pub(crate) fn count(&self) -> &Refcount<P> {
         &self.count
@@ -76,40 +80,42 @@ impl<T: ?Sized + Object<P>, P: Platform> Inner<T, P> {
 /// Ordering: cloning provides none; dropping releases, and the last drop acquires (see [`Refcount`]).
 ///
 /// ```
-/// use userptr::{Object, Ref, platforms::std::Std};
+/// use userptr::{RefCounted, Ref, platforms::std::Std};
 /// struct Frame(u32);
 /// // SAFETY: there is nothing to settle and nothing points to a `Frame`.
-/// unsafe impl Object<Std> for Frame {}
+/// unsafe impl RefCounted<Std> for Frame {}
 ///
-/// let a = Ref::<Frame, Std>::try_new(Frame(7)).map_err(|(_, e)| e)?;
+/// let a = Ref::<Frame, Std>::try_new(Frame(7))?;
 /// let b = a.clone();
 /// drop(a);
 /// assert_eq!(b.0, 7);
 /// # Ok::<(), userptr::Error>(())
 /// ```
-pub struct Ref<T: ?Sized + Object<P>, P: Platform> {
+pub struct Ref<T: ?Sized + RefCounted<P>, P: Platform> {
     ptr: NonNull<Inner<T, P>>,
     _owns: PhantomData<Inner<T, P>>,
 }
 
-// SAFETY: `Object` asks for `Send + Sync`, and the count and the probe are made to be shared.
-unsafe impl<T: ?Sized + Object<P>, P: Platform> Send for Ref<T, P> {}
+// SAFETY: `RefCounted` asks for `Send + Sync`, and the count and the probe are made to be shared.
+unsafe impl<T: ?Sized + RefCounted<P>, P: Platform> Send for Ref<T, P> {}
 // SAFETY: as above.
-unsafe impl<T: ?Sized + Object<P>, P: Platform> Sync for Ref<T, P> {}
+unsafe impl<T: ?Sized + RefCounted<P>, P: Platform> Sync for Ref<T, P> {}
 
-impl<T: Object<P>, P: Platform> Ref<T, P> {
+impl<T: RefCounted<P>, P: Platform> Ref<T, P> {
     /// Allocates and settles an object with a count of one.
     ///
     /// # Errors
     /// [`Error::NoMemory`], with the value, if the platform has no memory.
-    pub fn try_new(value: T) -> Result<Self, (T, Error)> {
-        let Some(raw) = P::alloc(Layout::new::<Inner<T, P>>()) else { return Err((value, Error::NoMemory)) };
+    pub fn try_new(value: T) -> Result<Self, Rejected<T>> {
+        let Some(raw) = P::alloc(Layout::new::<Inner<T, P>>()) else {
+            return Err(Rejected { value, error: Error::NoMemory });
+        };
         let ptr = raw.cast::<Inner<T, P>>();
         let inner = Inner { count: Refcount::new(), alive: <P::Cell<()> as Cell<()>>::new(()), value };
         // SAFETY: `raw` is fresh, of the right layout, and nobody else knows it.
         unsafe { ptr.write(inner) };
         // SAFETY: the value lies at its final address, is not shared yet, and was not settled before.
-        unsafe { ptr.as_ref().value.settle() };
+        unsafe { ptr.as_ref().value.init() };
         Ok(Self { ptr, _owns: PhantomData })
     }
 
@@ -140,7 +146,7 @@ impl<T: Object<P>, P: Platform> Ref<T, P> {
     }
 }
 
-impl<T: ?Sized + Object<P>, P: Platform> Ref<T, P> {
+impl<T: ?Sized + RefCounted<P>, P: Platform> Ref<T, P> {
     /// Adopts a count that somebody left at `ptr`.
     ///
     /// # Safety
@@ -173,7 +179,7 @@ impl<T: ?Sized + Object<P>, P: Platform> Ref<T, P> {
 
     /// Gives the reference back; if it is the last, takes `lock` first. See [`Refcount::put_and_lock`].
     ///
-    /// Returns the object, now without references, and the held lock: unlink it, drop the guard, then drop the [`Last`].
+    /// Returns the object, now without references, and the held lock: unlink it, drop the guard, then drop the [`Dying`].
     ///
     /// # Safety
     /// The lock is settled, and this thread does not hold it.
@@ -181,11 +187,11 @@ impl<T: ?Sized + Object<P>, P: Platform> Ref<T, P> {
     pub unsafe fn put_and_lock<'l, R: RawLock, U>(
         this: Self,
         lock: &'l Lock<R, P, U>,
-    ) -> Option<(Last<T, P>, MutexGuard<'l, R, P, U>)> {
+    ) -> Option<(Dying<T, P>, MutexGuard<'l, R, P, U>)> {
         let this = ManuallyDrop::new(this);
         // SAFETY: the caller's promise about the lock. The count that `this` owned is given back here.
         let guard = unsafe { this.header().count.put_and_lock(lock) }?;
-        Some((Last { ptr: this.ptr, _owns: PhantomData }, guard))
+        Some((Dying { ptr: this.ptr, _owns: PhantomData }, guard))
     }
 
     fn header(&self) -> &Inner<T, P> {
@@ -194,14 +200,14 @@ impl<T: ?Sized + Object<P>, P: Platform> Ref<T, P> {
     }
 }
 
-impl<T: ?Sized + Object<P>, P: Platform> Clone for Ref<T, P> {
+impl<T: ?Sized + RefCounted<P>, P: Platform> Clone for Ref<T, P> {
     fn clone(&self) -> Self {
         self.header().count.get();
         Self { ptr: self.ptr, _owns: PhantomData }
     }
 }
 
-impl<T: ?Sized + Object<P>, P: Platform> Deref for Ref<T, P> {
+impl<T: ?Sized + RefCounted<P>, P: Platform> Deref for Ref<T, P> {
     type Target = T;
     fn deref(&self) -> &T {
         let inner = self.header();
@@ -210,15 +216,15 @@ impl<T: ?Sized + Object<P>, P: Platform> Deref for Ref<T, P> {
     }
 }
 
-impl<T: ?Sized + Object<P>, P: Platform> Drop for Ref<T, P> {
+impl<T: ?Sized + RefCounted<P>, P: Platform> Drop for Ref<T, P> {
     fn drop(&mut self) {
         if self.header().count.put() {
-            drop(Last { ptr: self.ptr, _owns: PhantomData });
+            drop(Dying { ptr: self.ptr, _owns: PhantomData });
         }
     }
 }
 
-impl<T: ?Sized + Object<P> + fmt::Debug, P: Platform> fmt::Debug for Ref<T, P> {
+impl<T: ?Sized + RefCounted<P> + fmt::Debug, P: Platform> fmt::Debug for Ref<T, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&**self, f)
     }
@@ -229,15 +235,15 @@ impl<T: ?Sized + Object<P> + fmt::Debug, P: Platform> fmt::Debug for Ref<T, P> {
 /// # Invariants
 /// The count is zero, the object is live, and this is its only owner (weak edges refuse to upgrade).
 #[must_use = "dropping it releases the object; do so outside every lock"]
-pub struct Last<T: ?Sized + Object<P>, P: Platform> {
+pub struct Dying<T: ?Sized + RefCounted<P>, P: Platform> {
     ptr: NonNull<Inner<T, P>>,
     _owns: PhantomData<Inner<T, P>>,
 }
 
-// SAFETY: it owns the object alone, and `Object` asks for `Send + Sync`.
-unsafe impl<T: ?Sized + Object<P>, P: Platform> Send for Last<T, P> {}
+// SAFETY: it owns the object alone, and `RefCounted` asks for `Send + Sync`.
+unsafe impl<T: ?Sized + RefCounted<P>, P: Platform> Send for Dying<T, P> {}
 
-impl<T: ?Sized + Object<P>, P: Platform> Last<T, P> {
+impl<T: ?Sized + RefCounted<P>, P: Platform> Dying<T, P> {
     /// Brings the object back with a count of one. Only for an object that nothing finds any more: a release that has
     /// to run as a work item uses this to hand the object over.
     pub fn revive(self) -> Ref<T, P> {
@@ -248,7 +254,7 @@ impl<T: ?Sized + Object<P>, P: Platform> Last<T, P> {
     }
 }
 
-impl<T: ?Sized + Object<P>, P: Platform> Deref for Last<T, P> {
+impl<T: ?Sized + RefCounted<P>, P: Platform> Deref for Dying<T, P> {
     type Target = T;
     fn deref(&self) -> &T {
         // SAFETY: the object is live and solely owned by the invariant.
@@ -256,22 +262,23 @@ impl<T: ?Sized + Object<P>, P: Platform> Deref for Last<T, P> {
     }
 }
 
-impl<T: ?Sized + Object<P>, P: Platform> Drop for Last<T, P> {
+impl<T: ?Sized + RefCounted<P>, P: Platform> Drop for Dying<T, P> {
     fn drop(&mut self) {
         // A loop, not another drop inside this one: a release inside an invalidation takes a stack that is known.
         loop {
-            match self.last_put() {
-                Fate::Free => break,
-                Fate::Keep => {
+            // SAFETY: the count is zero and this `Dying` is the object's only owner (invariant).
+            match unsafe { self.last_put() } {
+                LastPut::Drop => break,
+                LastPut::Revived => {
                     // Not given back inside `last_put`: the object must not go while a reference to it is an argument of a
                     // running function.
-                    // SAFETY: the object is alive, and one count is ours by `Fate::Keep`.
+                    // SAFETY: the object is alive, and one count is ours by `LastPut::Revived`.
                     if !unsafe { self.ptr.as_ref() }.count.put() {
                         return;
                     }
                     // The other holder was faster: the object is ours alone once more.
                 }
-                Fate::Leak => return,
+                LastPut::Leak => return,
             }
         }
         // SAFETY: live until the end of this function.
@@ -282,7 +289,7 @@ impl<T: ?Sized + Object<P>, P: Platform> Drop for Last<T, P> {
             // CANNOT FAIL: it is the layout of a live value.
             Layout::from_size_align_unchecked(size_of_val(inner), align_of_val(inner))
         };
-        // SAFETY: the count is zero and nothing points here (`Object::last_put`), so this is the only access. The memory
+        // SAFETY: the count is zero and nothing points here (`RefCounted::last_put`), so this is the only access. The memory
         // came from `P::alloc` with this layout.
         unsafe {
             self.ptr.drop_in_place();
@@ -291,8 +298,8 @@ impl<T: ?Sized + Object<P>, P: Platform> Drop for Last<T, P> {
     }
 }
 
-impl<T: ?Sized + Object<P>, P: Platform> fmt::Debug for Last<T, P> {
+impl<T: ?Sized + RefCounted<P>, P: Platform> fmt::Debug for Dying<T, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Last")
+        f.write_str("Dying")
     }
 }

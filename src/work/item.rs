@@ -1,45 +1,37 @@
 //! Typed work items.
 
 use crate::platform::{Platform, RawQueue, RawWork};
-use crate::refcount::{Object, Ref};
+use crate::refcount::{Ref, RefCounted};
 use core::fmt;
 use core::marker::PhantomData;
 
-/// A work item inside a `T`. It carries `T` and an `ID`, so that the function and its container cannot differ.
+/// A work item inside a `T`. It carries `T` and an `ID`, so that the function and its container cannot
+/// differ.
 ///
 /// Source: `struct work_struct`, `INIT_WORK`.
 ///
 /// ```
+/// use std::sync::atomic::{AtomicBool, Ordering};
 /// use userptr::platforms::std::{Std, Workers};
-/// use userptr::{HasWork, Object, Ref, Work, has_work};
-/// use userptr::work::{enqueue, flush_item};
+/// use userptr::{RawQueue, Ref, Work, ref_counted, work::enqueue};
 ///
 /// struct Job {
-///     done: std::sync::atomic::AtomicBool,
+///     done: AtomicBool,
 ///     work: Work<Job, Std>,
 /// }
-/// // SAFETY: the work item is settled; nothing points to a `Job`.
-/// unsafe impl Object<Std> for Job {
-///     unsafe fn settle(&self) {
-///         // SAFETY: once, at the final address: the caller's promise.
-///         unsafe { self.work.settle() }
-///     }
-/// }
-/// // SAFETY: the item is settled above; `has_work!` checks where it lies.
-/// unsafe impl HasWork<Std> for Job {
-///     has_work!(work: Work<Job, Std>);
-///     fn run(this: Ref<Self, Std>) {
-///         this.done.store(true, std::sync::atomic::Ordering::Relaxed);
+/// ref_counted! {
+///     impl RefCounted<Std> for Job {
+///         work: |job: Ref<Job, Std>| job.done.store(true, Ordering::Relaxed),
 ///     }
 /// }
 ///
 /// let workers = Workers::<Std>::start("jobs", 1)?;
-/// let job = Ref::<Job, Std>::try_new(Job { done: false.into(), work: Work::blank() }).map_err(|(_, e)| e)?;
+/// let job = Ref::try_new(Job { done: false.into(), work: Work::uninit() })?;
 /// if let Err(mine) = enqueue(workers.queue(), job.clone()) {
 ///     drop(mine); // refused: pending already, or shut down; the reference is ours again
 /// }
-/// flush_item(workers.queue(), &job);
-/// assert!(job.done.load(std::sync::atomic::Ordering::Relaxed));
+/// workers.queue().flush();
+/// assert!(job.done.load(Ordering::Relaxed));
 /// # Ok::<(), userptr::Error>(())
 /// ```
 #[repr(transparent)]
@@ -51,8 +43,8 @@ pub struct Work<T, P: Platform, const ID: usize = 0> {
 impl<T: HasWork<P, ID>, P: Platform, const ID: usize> Work<T, P, ID> {
     /// An inert item.
     #[must_use]
-    pub fn blank() -> Self {
-        Self { raw: P::Work::blank(run::<T, P, ID>), _of: PhantomData }
+    pub fn uninit() -> Self {
+        Self { raw: P::Work::uninit(run::<T, P, ID>), _of: PhantomData }
     }
 }
 
@@ -60,10 +52,10 @@ impl<T, P: Platform, const ID: usize> Work<T, P, ID> {
     /// Makes the item usable.
     ///
     /// # Safety
-    /// Called once, from the [`Object::settle`] of the object that contains it.
-    pub unsafe fn settle(&self) {
+    /// Called once, from the [`RefCounted::init`] of the object that contains it.
+    pub unsafe fn init(&self) {
         // SAFETY: the caller's promise.
-        unsafe { self.raw.settle() }
+        unsafe { self.raw.init() }
     }
 }
 
@@ -73,36 +65,111 @@ impl<T, P: Platform, const ID: usize> fmt::Debug for Work<T, P, ID> {
     }
 }
 
-/// An object with a work item `ID` inside, and what the item does. Implement it with [`has_work!`](crate::has_work).
+/// An object with a work item `ID` inside, and what the item does. Written by
+/// [`ref_counted!`](crate::ref_counted).
 ///
 /// # Safety
-/// A `Work<Self, P, ID>` lies at byte `OFFSET` of `Self` and is settled by [`Object::settle`].
+/// A `Work<Self, P, ID>` lies at byte `OFFSET` of `Self` and is settled by [`RefCounted::init`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no work item {ID}",
-    note = "use `has_work!` inside an impl of `HasWork`"
+    note = "name its field in `ref_counted!`"
 )]
-pub unsafe trait HasWork<P: Platform, const ID: usize = 0>: Object<P> + Sized {
+pub unsafe trait HasWork<P: Platform, const ID: usize = 0>: RefCounted<P> + Sized {
     /// Where the item lies.
     const OFFSET: usize;
     /// What it does. Owns the reference that was enqueued.
     fn run(this: Ref<Self, P>);
 }
 
-/// Gives the `OFFSET` of a work item for an impl of [`HasWork`](crate::HasWork): `has_work!(field: Work<Self, P>)`, with a check of the field's type.
+/// Gives the `OFFSET` of a work item for an impl of [`HasWork`](crate::HasWork):
+/// `has_work!(field: Work<Self, P>)`, with a check that the field itself has this type.
 #[macro_export]
 macro_rules! has_work {
     ($field:ident : $work:ty) => {
         const OFFSET: usize = {
-            // The field has the type it should have, or this does not compile.
-            let _check: fn(&Self) -> &$work = |this| &this.$field;
+            // A pointer to the place, which nothing coerces: a `Box<Work<..>>` does not compile.
+            let _check: fn(*const Self) -> *const $work =
+                // SAFETY: never called.
+                |this| unsafe { &raw const (*this).$field };
             ::core::mem::offset_of!(Self, $field)
         };
     };
 }
 
-/// Called by the host's worker.
+/// Makes a type countable by [`Ref`](crate::Ref), and settles and connects the work items in it, without
+/// `unsafe` in the caller's code.
+///
+/// ```
+/// use userptr::{Platform, Ref, Work, ref_counted};
+///
+/// struct Frame(u32);
+/// ref_counted! { impl RefCounted<userptr::platforms::std::Std> for Frame {} }
+///
+/// // Generic over the platform, with two work items.
+/// struct Job<P: Platform> {
+///     first: Work<Job<P>, P>,
+///     second: Work<Job<P>, P, 1>,
+/// }
+/// ref_counted! {
+///     impl[P: Platform] RefCounted<P> for Job<P> {
+///         first: |job: Ref<Job<P>, P>| drop(job),
+///         second @ 1: |job: Ref<Job<P>, P>| drop(job),
+///     }
+/// }
+/// ```
+///
+/// A field that is not itself the work item does not compile:
+///
+/// ```compile_fail
+/// use userptr::{Ref, Work, platforms::std::Std, ref_counted};
+/// struct Job { work: Box<Work<Job, Std>> }
+/// ref_counted! { impl RefCounted<Std> for Job { work: |job: Ref<Job, Std>| drop(job) } }
+/// ```
+#[macro_export]
+macro_rules! ref_counted {
+    (
+        impl $([$($generics:tt)*])? RefCounted<$p:ty> for $t:ty {
+            $($field:ident $(@ $id:literal)? : $run:expr),* $(,)?
+        }
+    ) => {
+        // SAFETY: every work item that an impl of `HasWork` below connects is settled; only counted
+        // references point to the object.
+        unsafe impl$(<$($generics)*>)? $crate::RefCounted<$p> for $t {
+            unsafe fn init(&self) {
+                $(
+                    // SAFETY: called once, at the final address (caller).
+                    unsafe { $crate::Work::init(&self.$field) };
+                )*
+            }
+        }
+        $crate::ref_counted!(@items [$($($generics)*)?] [$p] [$t] $($field $(@ $id)? : $run,)*);
+    };
+    (@items [$($generics:tt)*] [$p:ty] [$t:ty]) => {};
+    (@items $g:tt [$p:ty] [$t:ty] $field:ident : $run:expr, $($rest:tt)*) => {
+        $crate::ref_counted!(@item $g [$p] [$t] $field 0 $run);
+        $crate::ref_counted!(@items $g [$p] [$t] $($rest)*);
+    };
+    (@items $g:tt [$p:ty] [$t:ty] $field:ident @ $id:literal : $run:expr, $($rest:tt)*) => {
+        $crate::ref_counted!(@item $g [$p] [$t] $field $id $run);
+        $crate::ref_counted!(@items $g [$p] [$t] $($rest)*);
+    };
+    (@item [$($generics:tt)*] [$p:ty] [$t:ty] $field:ident $id:literal $run:expr) => {
+        // SAFETY: the item is settled above; `has_work!` checks that the field is the item.
+        unsafe impl<$($generics)*> $crate::HasWork<$p, $id> for $t {
+            $crate::has_work!($field: $crate::Work<$t, $p, $id>);
+            fn run(this: $crate::Ref<Self, $p>) {
+                ($run)(this)
+            }
+        }
+    };
+}
+
+/// Called by the platform's worker.
+///
+/// # Safety
+/// `raw` is the item of a live object whose enqueue leaked a count.
 unsafe fn run<T: HasWork<P, ID>, P: Platform, const ID: usize>(raw: *const P::Work) {
-    // SAFETY: the item was made by `blank` for `T` and lies at `OFFSET` inside one (`HasWork`); `enqueue` leaked a count
+    // SAFETY: the item was made by `uninit` for `T` and lies at `OFFSET` inside one (`HasWork`); `enqueue` leaked a count
     // for this very call, and the pointer it passed has provenance over the object.
     let this = unsafe { Ref::<T, P>::from_raw(raw.byte_sub(T::OFFSET).cast::<T>()) };
     T::run(this);
@@ -136,13 +203,18 @@ pub fn enqueue<T: HasWork<P, ID>, P: Platform, const ID: usize>(
     }
 }
 
-/// Takes the object's item `ID` off the queue; gives back the reference that was queued, if it had not begun to run.
+/// Takes the object's item `ID` off the queue; returns the reference that was queued, if the item had not
+/// begun to run.
+///
+/// # Safety
+/// The item is not queued on another queue, now or during the call: it would be taken out of that queue's
+/// list under the wrong lock.
 #[must_use = "the reference that was queued comes back here"]
-pub fn cancel<T: HasWork<P, ID>, P: Platform, const ID: usize>(
+pub unsafe fn cancel<T: HasWork<P, ID>, P: Platform, const ID: usize>(
     queue: &P::Queue,
     r: &Ref<T, P>,
 ) -> Option<Ref<T, P>> {
-    // SAFETY: `r` keeps the settled item alive.
+    // SAFETY: `r` keeps the settled item alive; only ever queued here (caller).
     if unsafe { queue.cancel(raw_of::<T, P, ID>(r)) } {
         // SAFETY: the item was pending and will not run: the count that `enqueue` leaked is ours.
         Some(unsafe { Ref::from_raw(Ref::as_ptr(r)) })
@@ -151,13 +223,18 @@ pub fn cancel<T: HasWork<P, ID>, P: Platform, const ID: usize>(
     }
 }
 
-/// Waits until the object's item `ID`, as queued or running at the call, has run to its end. Not from within the item itself.
-pub fn flush_item<T: HasWork<P, ID>, P: Platform, const ID: usize>(queue: &P::Queue, r: &Ref<T, P>) {
-    // SAFETY: `r` keeps the settled item alive.
+/// Waits until the object's item `ID`, as queued or running at the call, has run to its end. To wait for
+/// everything on a queue, use the safe [`RawQueue::flush`].
+///
+/// # Safety
+/// The item is not queued on another queue, now or during the call, and this is not called from the item
+/// itself.
+pub unsafe fn flush_item<T: HasWork<P, ID>, P: Platform, const ID: usize>(queue: &P::Queue, r: &Ref<T, P>) {
+    // SAFETY: `r` keeps the settled item alive; only ever queued here (caller).
     unsafe { queue.flush_item(raw_of::<T, P, ID>(r)) }
 }
 
-/// Whether the object's item `ID` is queued and has not begun to run. A snapshot.
+/// Returns whether the object's item `ID` is queued and has not begun to run. A snapshot.
 #[must_use]
 pub fn is_pending<T: HasWork<P, ID>, P: Platform, const ID: usize>(queue: &P::Queue, r: &Ref<T, P>) -> bool {
     // SAFETY: `r` keeps the settled item alive.

@@ -8,7 +8,11 @@
 //! ```
 
 mod item;
+mod shared;
 mod soft;
+mod waiter;
 
 pub use item::{HasWork, Work, cancel, enqueue, flush_item, is_pending};
+pub use shared::SharedQueue;
 pub use soft::{SoftQueue, SoftWork};
+pub use waiter::Waiter;

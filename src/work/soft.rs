@@ -1,9 +1,10 @@
 //! A work queue in software, generic over the platform: an intrusive list, any number of workers, no allocation to enqueue.
 
+use crate::error::Error;
 use crate::platform::{
     AtomicUsize, Cell, Load, LockClass, Platform, RawQueue, RawWork, Rmw, SpinLock, WaitQueue,
 };
-use crate::refcount::{Fate, Object, Ref};
+use crate::refcount::{LastPut, Ref, RefCounted};
 use core::fmt;
 use core::ptr;
 
@@ -34,7 +35,7 @@ unsafe impl<P: Platform> Sync for SoftWork<P> {}
 
 // SAFETY: `SoftQueue` calls `run` once per successful enqueue.
 unsafe impl<P: Platform> RawWork for SoftWork<P> {
-    fn blank(run: unsafe fn(*const Self)) -> Self {
+    fn uninit(run: unsafe fn(*const Self)) -> Self {
         let link = Link { prev: ptr::null(), next: ptr::null(), turn: 0, queued: false };
         Self { run, pending: P::Usize::new(0), link: <P::Cell<_> as Cell<_>>::new(link) }
     }
@@ -111,9 +112,9 @@ unsafe impl<P: Platform> Send for State<P> {}
 /// Source: `struct workqueue_struct`, `alloc_workqueue`, `flush_workqueue`, `destroy_workqueue`.
 ///
 /// ```
-/// use userptr::{RawQueue, Ref, SoftQueue, platforms::std::Std};
+/// use userptr::{RawQueue, SoftQueue, platforms::std::Std};
 ///
-/// let queue = Ref::<SoftQueue<Std>, Std>::try_new(SoftQueue::blank()).map_err(|(_, e)| e)?;
+/// let queue = SoftQueue::<Std>::try_new()?;
 /// let worker = { let queue = queue.clone(); std::thread::spawn(move || queue.work()) };
 /// // ... enqueue; see `Work` ...
 /// queue.flush();
@@ -130,45 +131,42 @@ pub struct SoftQueue<P: Platform> {
     done: WaitQueue<P::Wait>,
 }
 
-// SAFETY: `settle` settles the lock and both waits. Workers and flushers borrow the queue through references that they hold.
-unsafe impl<P: Platform> Object<P> for SoftQueue<P> {
-    unsafe fn settle(&self) {
+// SAFETY: `init` settles the lock and both waits. Workers and flushers borrow the queue through references that they hold.
+unsafe impl<P: Platform> RefCounted<P> for SoftQueue<P> {
+    unsafe fn init(&self) {
         // SAFETY: the caller's promise, handed on.
         unsafe {
-            self.state.settle();
-            self.idle.settle();
-            self.done.settle();
+            self.state.init();
+            self.idle.init();
+            self.done.init();
         }
     }
 
-    fn last_put(&self) -> Fate {
+    unsafe fn last_put(&self) -> LastPut {
         // Nobody can enqueue any more. What was queued owns counts of its objects, not of the queue: dropping the queue
         // with work in it would lose them, so a host shuts it down first.
         debug_assert!(
             self.with(|s| s.head.is_null() && s.running.is_null()),
             "a queue was dropped with work in it"
         );
-        Fate::Free
-    }
-}
-
-impl<P: Platform> Default for SoftQueue<P> {
-    fn default() -> Self {
-        Self::blank()
+        LastPut::Drop
     }
 }
 
 impl<P: Platform> SoftQueue<P> {
-    /// An inert queue, for [`Ref::try_new`].
-    #[must_use]
-    pub fn blank() -> Self {
+    /// Makes a queue without threads.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`].
+    pub fn try_new() -> Result<Ref<Self, P>, Error> {
         let state =
             State { head: ptr::null(), tail: ptr::null(), running: ptr::null(), turn: 0, shut: false };
-        Self {
-            state: SpinLock::<P, _>::blank(LockClass::QUEUE, state),
-            idle: WaitQueue::blank(),
-            done: WaitQueue::blank(),
-        }
+        let this = Self {
+            state: SpinLock::<P, _>::uninit(LockClass::QUEUE, state),
+            idle: WaitQueue::uninit(),
+            done: WaitQueue::uninit(),
+        };
+        Ok(Ref::try_new(this)?)
     }
 
     /// Runs items as they come, until [`shut_down`](Self::shut_down) was called and nothing is left. Call it from each worker thread.
@@ -446,6 +444,14 @@ unsafe impl<P: Platform> RawQueue<SoftWork<P>> for Ref<SoftQueue<P>, P> {
 
     fn drain(&self) {
         self.wait(|s| s.head.is_null() && s.running.is_null());
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        Ref::ptr_eq(self, other)
+    }
+
+    fn is_shut_down(&self) -> bool {
+        self.with(|s| s.shut)
     }
 }
 

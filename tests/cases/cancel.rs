@@ -1,6 +1,7 @@
 //! Cancels on a queue.
 
 use super::Stage;
+use super::ext::AddressSpaceSide;
 use super::queue::worker;
 use super::stage::{
     Home, Probe, ProbeRef, Queue, World, assert_quiet, invalidate, pages, queue, queued_notifier,
@@ -47,9 +48,9 @@ pub fn attached_and_pending<P: Stage>() {
         let (queue, home, probe) = (queue.clone(), home.clone(), probe.clone());
         P::spawn(move || {
             for _ in 0..2 {
-                home.begin(pages(0, 1), Blockable::Yes).unwrap().let_go();
+                home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap().finish_without_waiting();
                 while queue.run_one() {}
-                home.invalidate_end(pages(0, 1));
+                home.end(pages(0, 1));
                 Probe::acquire(&probe);
             }
         })
@@ -65,12 +66,12 @@ pub fn last_put_in_queued_cancel<P: Stage>() {
     let (queue, home, world, probe) = stage::<P>();
     assert!(Probe::acquire(&probe));
     let w = worker(&queue);
-    home.begin(pages(0, 1), Blockable::Yes).unwrap().let_go();
+    home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap().finish_without_waiting();
     drop(probe);
-    assert_eq!(home.invalidate_start(pages(0, 2), Blockable::Yes).unwrap(), Outcome::Idle);
+    assert_eq!(home.invalidate_and_wait(pages(0, 2), Blockable::Yes).unwrap(), Outcome::Idle);
     assert_eq!(world.pins(), 0, "a start returned before the cancel had unpinned");
-    home.invalidate_end(pages(0, 2));
-    home.invalidate_end(pages(0, 1));
+    home.end(pages(0, 2));
+    home.end(pages(0, 1));
     queue.shut_down();
     P::join(w);
     assert_all_quiet(&queue, &home, &world);
@@ -89,7 +90,7 @@ pub fn shut_down_against_start<P: Stage>() {
     };
     start_zap_end(&home, &world, pages(0, 1));
     P::join(w);
-    assert!(!Notifier::is_cancel_pending(&probe));
+    assert!(!Notifier::is_revoke_pending(&probe));
     drop(probe);
     assert_all_quiet(&queue, &home, &world);
 }

@@ -1,6 +1,7 @@
 //! Leases past the deadline, quarantines, and starts that are not finished.
 
 use super::Stage;
+use super::ext::AddressSpaceSide;
 use super::stage::{Home, Probe, ProbeRef, World, assert_quiet, notifier, pages};
 use core::time::Duration;
 use std::sync::Arc;
@@ -18,8 +19,8 @@ fn stage<P: Stage>(deadline: Option<Duration>) -> (Home<P>, Arc<World<P>>, Probe
 pub fn two_holders_past_the_deadline<P: Stage>() {
     let (home, world, probe) = stage::<P>(Some(Duration::ZERO));
     let holds = [0, 1].map(|_| Notifier::lease(probe.clone()).unwrap());
-    assert_eq!(home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap(), Outcome::TimedOut);
-    home.invalidate_end(pages(0, 1));
+    assert_eq!(home.invalidate_and_wait(pages(0, 1), Blockable::Yes).unwrap(), Outcome::TimedOut);
+    home.end(pages(0, 1));
     let [one, other] = holds;
     let t = P::spawn(move || {
         Probe::check(&one);
@@ -41,8 +42,8 @@ pub fn two_holders_past_the_deadline<P: Stage>() {
 pub fn quarantined_twice<P: Stage>() {
     let (home, world, probe) = stage::<P>(None);
     world.set_stuck(true);
-    assert_eq!(home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap(), Outcome::TimedOut);
-    home.invalidate_end(pages(0, 1));
+    assert_eq!(home.invalidate_and_wait(pages(0, 1), Blockable::Yes).unwrap(), Outcome::TimedOut);
+    home.end(pages(0, 1));
     let t = {
         let home = home.clone();
         P::spawn(move || {
@@ -67,16 +68,16 @@ pub fn dropped_start<P: Stage>() {
     let t = {
         let (home, world) = (home.clone(), world.clone());
         P::spawn(move || {
-            drop(home.begin(pages(0, 1), Blockable::Yes).unwrap());
+            drop(home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap());
             world.zap();
-            home.invalidate_end(pages(0, 1));
+            home.end(pages(0, 1));
         })
     };
-    let stopping = home.begin(pages(0, 2), Blockable::Yes).unwrap();
+    let stopping = home.invalidate_start(pages(0, 2), Blockable::Yes).unwrap();
     drop(stopping);
     // Through the cell, which the checker orders.
     probe.assert_released();
-    home.invalidate_end(pages(0, 2));
+    home.end(pages(0, 2));
     P::join(t);
     drop(probe);
     assert_quiet(&home, &world);
@@ -89,8 +90,8 @@ pub fn refused_without_a_slot<P: Stage>() {
     let t = {
         let home = home.clone();
         P::spawn(move || {
-            if home.invalidate_start(pages(0, 1), Blockable::No).is_ok() {
-                home.invalidate_end(pages(0, 1));
+            if home.invalidate_and_wait(pages(0, 1), Blockable::No).is_ok() {
+                home.end(pages(0, 1));
             }
         })
     };
@@ -98,7 +99,7 @@ pub fn refused_without_a_slot<P: Stage>() {
     P::join(t);
     assert_eq!(home.stats().windows, P::WINDOWS);
     assert!(Probe::acquire(&probe), "a refused start left its window open");
-    (0..P::WINDOWS).for_each(|_| home.invalidate_end(pages(9, 1)));
+    (0..P::WINDOWS).for_each(|_| home.end(pages(9, 1)));
     drop(probe);
     assert_quiet(&home, &world);
 }
@@ -121,10 +122,10 @@ fn neighbour_in_the_index<P: Stage>(at: usize) {
         let neighbour = neighbour.clone();
         P::spawn(move || assert_eq!(Notifier::revoke(&neighbour), Outcome::Idle))
     };
-    assert_eq!(home.invalidate_start(pages(2, 1), Blockable::Yes).unwrap(), Outcome::Idle);
+    assert_eq!(home.invalidate_and_wait(pages(2, 1), Blockable::Yes).unwrap(), Outcome::Idle);
     probe.assert_released();
     world.zap();
-    home.invalidate_end(pages(2, 1));
+    home.end(pages(2, 1));
     P::join(t);
     drop((probe, neighbour));
     assert_quiet(&home, &world);
@@ -148,10 +149,10 @@ fn eviction_beside_a_neighbour<P: Stage>(at: usize) {
         let probe = probe.clone();
         P::spawn(move || assert_eq!(Notifier::revoke(&probe), Outcome::Idle))
     };
-    assert_eq!(home.invalidate_start(pages(2, 1), Blockable::Yes).unwrap(), Outcome::Idle);
+    assert_eq!(home.invalidate_and_wait(pages(2, 1), Blockable::Yes).unwrap(), Outcome::Idle);
     probe.assert_released();
     world.zap();
-    home.invalidate_end(pages(2, 1));
+    home.end(pages(2, 1));
     P::join(t);
     drop((probe, neighbour));
     assert_quiet(&home, &world);

@@ -1,17 +1,18 @@
 //! A whole host in small: memory that is watched, address spaces and a device on it, for the objects and the records.
 
 use super::Stage;
+use super::ext::AddressSpaceSide;
 use super::stage::{Home, Queue, World, queue};
 use core::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use userptr::platform::{AtomicUsize as _, Load, LockClass, Platform, SpinLock, Store, WaitQueue};
 use userptr::{
-    AddrRange, AddressSpace, Blockable, Buffer, Caller, Context, Device, Error, Limits, MmRegistry, Notifier,
-    Outcome, Prepare, Queues, RawQueue, Ref, SgLimits, Usage, UserPtr, UserPtrRef, Users,
+    AddrRange, AddressSpace, Blockable, Buffer, Context, Current, Device, Error, ForeignMemory, Limits,
+    MmRegistry, Notifier, Outcome, Prepare, RawQueue, Ref, Usage, UserPtr, Users,
 };
 
-pub type Object<P> = UserPtrRef<Engine<P>>;
+pub type Object<P> = UserPtr<Engine<P>>;
 
 /// What an address space is: one page-table generation, who is told of changes, and the changes under way.
 pub struct Memory<P: Platform> {
@@ -21,7 +22,7 @@ pub struct Memory<P: Platform> {
     told: SpinLock<P, Told<P>>,
     /// `unregister` waits here for callbacks.
     quiet: WaitQueue<P::Wait>,
-    caller: Caller,
+    caller: Current,
     /// Starts come after the change, not before.
     late: bool,
     /// A change has been made that nobody was told of.
@@ -40,13 +41,13 @@ struct Told<P: Platform> {
 }
 
 impl<P: Platform> Memory<P> {
-    fn new(caller: Caller, late: bool) -> Arc<Self> {
+    fn new(caller: Current, late: bool) -> Arc<Self> {
         let told = Told { registered: Vec::new(), windows: Vec::new(), callbacks: 0 };
         let this = Arc::new(Self {
             world: World::new(),
             users: P::Usize::new(1),
-            told: SpinLock::<P, _>::blank(LockClass { name: "host", rank: 0 }, told),
-            quiet: WaitQueue::blank(),
+            told: SpinLock::<P, _>::uninit(LockClass { name: "host", rank: 0 }, told),
+            quiet: WaitQueue::uninit(),
             caller,
             late,
             untold: P::Usize::new(0),
@@ -56,8 +57,8 @@ impl<P: Platform> Memory<P> {
         });
         // SAFETY: once, in place.
         unsafe {
-            this.told.settle();
-            this.quiet.settle();
+            this.told.init();
+            this.quiet.init();
         }
         this
     }
@@ -84,11 +85,11 @@ impl<P: Platform> Memory<P> {
     /// Changes the mapping of a range: start, change, end.
     pub fn change(&self, range: AddrRange) {
         let start = |home: &Home<P>| {
-            assert_eq!(home.invalidate_start(range, Blockable::Yes).unwrap(), Outcome::Idle);
+            assert_eq!(home.invalidate_and_wait(range, Blockable::Yes).unwrap(), Outcome::Idle);
         };
         self.call(|told| told.windows.push(range), start);
         self.world.zap();
-        self.call(|told| told.windows.retain(|open| *open != range), |home| home.invalidate_end(range));
+        self.call(|told| told.windows.retain(|open| *open != range), |home| home.end(range));
     }
 
     /// The same on a host that tells afterwards: who sees the change and asks, learns that not everybody was told of it.
@@ -97,11 +98,11 @@ impl<P: Platform> Memory<P> {
         // The host's: with the one in `quiet`.
         P::fence();
         let old = self.world.remap();
-        let stopping = home.begin(range, Blockable::Yes).unwrap();
+        let stopping = home.invalidate_start(range, Blockable::Yes).unwrap();
         self.untold.store(0, Store::Release);
         assert_eq!(stopping.finish(), Outcome::Idle);
         self.world.free(old);
-        home.invalidate_end(range);
+        home.end(range);
     }
 
     /// The last user goes: nothing can be pinned, then everyone is told.
@@ -166,7 +167,7 @@ impl<P: Platform> AddressSpace for Space<P> {
     fn users(&self) -> Option<InUse<P>> {
         (self.0.users.load(Load::Relaxed) != 0).then(|| InUse(self.0.clone()))
     }
-    fn caller(&self) -> Caller {
+    fn current(&self) -> Current {
         self.0.caller
     }
     fn page_shift(&self) -> u32 {
@@ -193,7 +194,7 @@ impl<P: Platform> AddressSpace for Space<P> {
         });
         Ok(notifier)
     }
-    fn unregister(&self, registration: Home<P>) {
+    unsafe fn unregister(&self, registration: Home<P>) {
         self.0.told(|told| {
             let before = told.registered.len();
             told.registered.retain(|known| !Ref::ptr_eq(known, &registration));
@@ -205,13 +206,16 @@ impl<P: Platform> AddressSpace for Space<P> {
     fn pin_fast(&self, range: AddrRange, write: bool, out: &mut Buffer<usize, P>) -> Result<(), Error> {
         InUse(self.0.clone()).pin(range, write, out)
     }
-    fn unpin(&self, pages: &[usize], _: Usage) {
+    unsafe fn unpin(&self, pages: &[usize], _: Usage) {
         pages.iter().for_each(|_| self.0.world.unpin());
     }
     fn frame(&self, page: usize) -> usize {
         page
     }
 }
+
+// SAFETY: a page is a number.
+unsafe impl<P: Platform> ForeignMemory for Space<P> {}
 
 impl<P: Platform> Users for InUse<P> {
     type Space = Space<P>;
@@ -237,7 +241,7 @@ impl<P: Platform> Device for Engine<P> {
     type Map = usize;
 
     fn limits(&self) -> Limits {
-        Limits { deadline: None, workers: self.workers, sg: SgLimits::NONE, ..Limits::default() }
+        Limits::default().deadline(None).max_workers(self.workers)
     }
     fn prepare(&self, what: Prepare<'_, Space<P>>) -> Result<usize, Error> {
         self.memory.maps.fetch_add(1, Ordering::Relaxed);
@@ -259,16 +263,16 @@ pub struct Machine<P: Stage> {
     pub pins: Queue<P>,
     pub cancels: Option<Queue<P>>,
     pub frees: Queue<P>,
-    pub context: Ref<Context<Engine<P>>, P>,
+    pub context: Context<Engine<P>>,
 }
 
 impl<P: Stage> Machine<P> {
-    pub fn new(caller: Caller, workers: usize, queued: bool) -> Self {
+    pub fn new(caller: Current, workers: usize, queued: bool) -> Self {
         Self::on(Memory::new(caller, false), workers, queued)
     }
 
     /// On a host that tells of changes afterwards.
-    pub fn told_afterwards(caller: Caller) -> Self {
+    pub fn told_afterwards(caller: Current) -> Self {
         Self::on(Memory::new(caller, true), 1, false)
     }
 
@@ -276,15 +280,18 @@ impl<P: Stage> Machine<P> {
         let (pins, frees) = (queue::<P>(), queue::<P>());
         let cancels = queued.then(queue::<P>);
         let engine = Engine { memory: memory.clone(), workers, _host: PhantomData };
-        let queues = Queues { pins: pins.clone(), cancels: cancels.clone(), frees: frees.clone() };
-        let context = Context::try_new(engine, queues).map_err(|(_, e)| e).unwrap();
+        let mut builder = Context::builder(engine).pin_queue(pins.clone()).release_queue(frees.clone());
+        if let Some(queue) = &cancels {
+            builder = builder.revoke_queue(queue.clone());
+        }
+        let context = builder.build().unwrap();
         Self { memory, pins, cancels, frees, context }
     }
 
     /// An object of one page at `page`.
     pub fn object(&self, page: usize, flags: userptr::Flags) -> Object<P> {
         let space = Space::of(&self.memory);
-        Context::create(&self.context, &space, page * 4096, 4096, flags.bits()).unwrap()
+        self.context.register_raw(&space, page * 4096, 4096, flags.bits()).unwrap()
     }
 
     pub fn record(&self) -> userptr::MmRef<Space<P>> {
@@ -298,7 +305,7 @@ impl<P: Stage> Machine<P> {
         while self.frees.run_one() {}
         let stats = self.context.stats();
         assert_eq!((stats.spaces, stats.workers), (0, 0), "{stats:?}");
-        assert_eq!(Ref::count(&self.context), 1, "references to the context left");
+        assert_eq!(self.context.handles(), 1, "references to the context left");
         self.frees.flush();
         self.memory.assert_quiet();
     }
@@ -306,9 +313,9 @@ impl<P: Stage> Machine<P> {
 
 /// Uses the pages, if they can be had now: they must be what the page table says.
 pub fn touch<P: Stage>(machine: &Machine<P>, object: &Object<P>) -> Result<(), Error> {
-    let lease = UserPtr::try_acquire(object)?;
+    let lease = object.try_acquire()?;
     let world = &machine.memory.world;
-    lease.with(|mapped| mapped.pages.iter().for_each(|page| world.use_frame(*page)));
+    lease.pages().iter().for_each(|page| world.use_frame(*page));
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! A body builds its history before it spawns, and ends with a check that nothing is left.
 
 pub mod cancel;
+pub mod ext;
 pub mod holders;
 pub mod memory;
 pub mod notifier;
@@ -15,10 +16,10 @@ pub mod stage;
 pub mod waits;
 pub mod windows;
 
-use userptr::{Platform, Ref, SoftQueue, SoftWork};
+use userptr::{Platform, Ref, SharedQueue, SoftWork};
 
 /// A host with threads to play on.
-pub trait Stage: Platform<Queue = Ref<SoftQueue<Self>, Self>, Work = SoftWork<Self>> {
+pub trait Stage: Platform<Queue = Ref<SharedQueue<Self>, Self>, Work = SoftWork<Self>> {
     /// A spawned thread.
     type Join;
     fn spawn(f: impl FnOnce() + Send + 'static) -> Self::Join;

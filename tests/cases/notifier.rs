@@ -1,6 +1,7 @@
 //! The protocol, on objects that are nothing but protocol.
 
 use super::Stage;
+use super::ext::AddressSpaceSide;
 use super::stage::{Home, Probe, ProbeRef, World, assert_quiet, invalidate, notifier, pages, start_zap_end};
 use core::time::Duration;
 use std::sync::Arc;
@@ -55,12 +56,12 @@ pub fn two_invalidations<P: Stage>() {
     let threads = [0, 1].map(|_| {
         let (home, world, probe) = (home.clone(), world.clone(), probe.clone());
         P::spawn(move || {
-            let outcome = home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap();
+            let outcome = home.invalidate_and_wait(pages(0, 1), Blockable::Yes).unwrap();
             assert_eq!(outcome, Outcome::Idle);
             assert_eq!(world.pins(), 0, "a start returned before the pages were released");
             assert_eq!(Notifier::state(&probe), State::Idle);
             world.zap();
-            home.invalidate_end(pages(0, 1));
+            home.end(pages(0, 1));
         })
     });
     for t in threads {
@@ -105,10 +106,10 @@ pub fn last_put_against_invalidate<P: Stage>() {
     let t = {
         let (home, world) = (home.clone(), world.clone());
         P::spawn(move || {
-            assert_eq!(home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap(), Outcome::Idle);
+            assert_eq!(home.invalidate_and_wait(pages(0, 1), Blockable::Yes).unwrap(), Outcome::Idle);
             assert_eq!(world.pins(), 0, "a start returned before the release had unpinned");
             world.zap();
-            home.invalidate_end(pages(0, 1));
+            home.end(pages(0, 1));
         })
     };
     drop(probe);
@@ -195,8 +196,8 @@ pub fn partly_overlapping<P: Stage>() {
     let threads = [pages(0, 2), pages(2, 1)].map(|range| {
         let (home, world) = (home.clone(), world.clone());
         P::spawn(move || {
-            assert_eq!(home.invalidate_start(range, Blockable::Yes).unwrap(), Outcome::Idle);
-            home.invalidate_end(range);
+            assert_eq!(home.invalidate_and_wait(range, Blockable::Yes).unwrap(), Outcome::Idle);
+            home.end(range);
             drop(world);
         })
     });
@@ -238,7 +239,7 @@ pub fn lease_past_deadline<P: Stage>() {
     let t = {
         let (home, world) = (home.clone(), world.clone());
         P::spawn(move || {
-            let outcome = home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap();
+            let outcome = home.invalidate_and_wait(pages(0, 1), Blockable::Yes).unwrap();
             match outcome {
                 Outcome::Idle => {
                     assert_eq!(world.pins(), 0);
@@ -247,7 +248,7 @@ pub fn lease_past_deadline<P: Stage>() {
                 Outcome::TimedOut => P::met("quarantined"),
                 Outcome::DeviceLost => panic!("nothing was lost"),
             }
-            home.invalidate_end(pages(0, 1));
+            home.end(pages(0, 1));
         })
     };
     if let Some(hold) = Notifier::lease(&probe) {
@@ -283,16 +284,16 @@ pub fn exit_against_acquire<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
-/// Refused with nothing changed, or nothing there. Another window stays as it is.
+/// AttachError with nothing changed, or nothing there. Another window stays as it is.
 pub fn non_blockable<P: Stage>() {
     let (home, world, probe) = stage::<P>();
     let t = {
         let (home, world) = (home.clone(), world.clone());
         P::spawn(move || {
-            if home.invalidate_start(pages(0, 1), Blockable::No).is_ok() {
+            if home.invalidate_and_wait(pages(0, 1), Blockable::No).is_ok() {
                 assert_eq!(world.pins(), 0);
                 world.zap();
-                home.invalidate_end(pages(0, 1));
+                home.end(pages(0, 1));
                 P::met("started");
             } else {
                 P::met("start refused");
@@ -334,10 +335,10 @@ pub fn start_over_two_owners<P: Stage>() {
         assert!(Probe::acquire(probe));
     }
     let t = spawn_start_zap_end::<P>(&home, &world, pages(0, 1));
-    assert_eq!(home.invalidate_start(pages(1, 1), Blockable::Yes).unwrap(), Outcome::Idle);
+    assert_eq!(home.invalidate_and_wait(pages(1, 1), Blockable::Yes).unwrap(), Outcome::Idle);
     // Through the cells, which the checker orders: the count of pins is no step of a model.
     probes.iter().for_each(|probe| probe.assert_released());
-    home.invalidate_end(pages(1, 1));
+    home.end(pages(1, 1));
     P::join(t);
     drop(probes);
     assert_quiet(&home, &world);
@@ -351,14 +352,14 @@ pub fn stray_end<P: Stage>() {
         home.open_window(pages(9, 1));
     }
     let t = spawn_start_zap_end::<P>(&home, &world, pages(0, 1));
-    home.invalidate_end(pages(0, 2));
-    home.invalidate_end(pages(3, 1));
+    home.end(pages(0, 2));
+    home.end(pages(3, 1));
     P::met(if Probe::acquire(&probe) { "acquired" } else { "not acquired" });
     P::met(if Probe::touch(&probe) { "leased" } else { "no lease" });
     for _ in 0..slots {
-        home.invalidate_end(pages(9, 1));
+        home.end(pages(9, 1));
     }
-    home.invalidate_end(pages(9, 1));
+    home.end(pages(9, 1));
     P::join(t);
     P::met(if Probe::touch(&probe) { "leased" } else { "no lease" });
     drop(probe);
@@ -370,20 +371,20 @@ pub fn retry_against_start<P: Stage>() {
     let (home, world, probe) = stage::<P>();
     assert!(Probe::acquire(&probe));
     world.set_stuck(true);
-    assert_eq!(home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap(), Outcome::TimedOut);
-    home.invalidate_end(pages(0, 1));
+    assert_eq!(home.invalidate_and_wait(pages(0, 1), Blockable::Yes).unwrap(), Outcome::TimedOut);
+    home.end(pages(0, 1));
     assert_eq!((home.stats().quarantined, world.pins()), (1, 1));
     let t = {
         let (home, world) = (home.clone(), world.clone());
         P::spawn(move || {
-            if home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap() == Outcome::Idle {
+            if home.invalidate_and_wait(pages(0, 1), Blockable::Yes).unwrap() == Outcome::Idle {
                 assert_eq!(world.pins(), 0, "a start returned before the retry had unpinned");
                 world.zap();
                 P::met("released");
             } else {
                 P::met("still quarantined");
             }
-            home.invalidate_end(pages(0, 1));
+            home.end(pages(0, 1));
         })
     };
     world.set_stuck(false);

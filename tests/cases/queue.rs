@@ -5,8 +5,18 @@ use super::stage::{Queue, queue};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use userptr::has_work;
 use userptr::platform::{AtomicUsize as _, Cell, Load, RawQueue, Store};
-use userptr::refcount::{Object, Ref};
-use userptr::work::{HasWork, Work, cancel, enqueue, flush_item, is_pending};
+use userptr::refcount::{Ref, RefCounted};
+use userptr::work::{HasWork, Work, enqueue, is_pending};
+
+fn cancel<P: Stage>(queue: &Queue<P>, job: &Ref<Job<P>, P>) -> Option<Ref<Job<P>, P>> {
+    // SAFETY: each model gives an item to one queue at a time.
+    unsafe { userptr::work::cancel(queue, job) }
+}
+
+fn flush_item<P: Stage>(queue: &Queue<P>, job: &Ref<Job<P>, P>) {
+    // SAFETY: each model gives an item to one queue at a time; no job flushes itself.
+    unsafe { userptr::work::flush_item(queue, job) }
+}
 
 pub struct Job<P: Stage> {
     work: Work<Self, P>,
@@ -22,11 +32,11 @@ pub struct Job<P: Stage> {
 unsafe impl<P: Stage> Send for Job<P> {}
 // SAFETY: as above.
 unsafe impl<P: Stage> Sync for Job<P> {}
-// SAFETY: `settle` settles the item.
-unsafe impl<P: Stage> Object<P> for Job<P> {
-    unsafe fn settle(&self) {
+// SAFETY: `init` settles the item.
+unsafe impl<P: Stage> RefCounted<P> for Job<P> {
+    unsafe fn init(&self) {
         // SAFETY: handed on.
-        unsafe { self.work.settle() }
+        unsafe { self.work.init() }
     }
 }
 // SAFETY: settled above.
@@ -49,8 +59,8 @@ pub fn job<P: Stage>() -> Ref<Job<P>, P> {
 
 fn flagged<P: Stage>(flag: Option<P::Usize>) -> Ref<Job<P>, P> {
     let (data, runs) = (<P::Cell<_> as Cell<_>>::new(0), AtomicUsize::new(0));
-    let job = Job { work: Work::blank(), data, runs, flag, saw: AtomicUsize::new(0) };
-    Ref::try_new(job).map_err(|(_, e)| e).unwrap()
+    let job = Job { work: Work::uninit(), data, runs, flag, saw: AtomicUsize::new(0) };
+    Ref::try_new(job).unwrap()
 }
 
 pub fn worker<P: Stage>(queue: &Queue<P>) -> P::Join {

@@ -1,14 +1,15 @@
 //! Records of address spaces: found, registered, given back.
 
 use super::Stage;
+use super::ext::AddressSpaceSide;
 use super::memory::{Machine, Space, touch};
 use super::stage::pages;
 use std::sync::Arc;
-use userptr::{Blockable, Caller, Flags, MmRegistry};
+use userptr::{Blockable, Current, Flags, MmRegistry};
 
 /// Look-ups against the last put: the old record or a new one, never a dying one.
 pub fn find_against_last_put<P: Stage>() {
-    let machine = Machine::<P>::new(Caller::Owner, 1, false);
+    let machine = Machine::<P>::new(Current::This, 1, false);
     let record = machine.record();
     let t = {
         let (registry, memory) = (machine.context.registry().clone(), machine.memory.clone());
@@ -26,7 +27,7 @@ pub fn find_against_last_put<P: Stage>() {
 
 /// Two threads want the notifier: both get the same, and it is registered by then; the loser's is not, in the end.
 pub fn notifier_published_once<P: Stage>() {
-    let machine = Machine::<P>::new(Caller::Owner, 1, false);
+    let machine = Machine::<P>::new(Current::This, 1, false);
     let record = machine.record();
     let t = {
         let (record, memory) = (record.clone(), machine.memory.clone());
@@ -46,7 +47,7 @@ pub fn notifier_published_once<P: Stage>() {
 
 /// The record is given back while a callback runs in its notifier: the release waits for it, then unregisters.
 pub fn unregister_against_callback<P: Stage>() {
-    let machine = Machine::<P>::new(Caller::Owner, 1, false);
+    let machine = Machine::<P>::new(Current::This, 1, false);
     let record = machine.record();
     record.notifier().unwrap();
     let t = {
@@ -61,12 +62,12 @@ pub fn unregister_against_callback<P: Stage>() {
 
 /// A queued cancel drops the last reference to the object, and with it the record's; the record's release waits for the cancel.
 pub fn last_record_in_queued_cancel<P: Stage>() {
-    let machine = Machine::<P>::new(Caller::Owner, 1, true);
+    let machine = Machine::<P>::new(Current::This, 1, true);
     let object = machine.object(0, Flags::NONE);
     touch(&machine, &object).unwrap();
     let home = object.record().notifier().unwrap().clone();
-    home.begin(pages(0, 1), Blockable::Yes).unwrap().let_go();
-    home.invalidate_end(pages(0, 1));
+    home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap().finish_without_waiting();
+    home.end(pages(0, 1));
     let w = {
         let cancels = machine.cancels.clone().unwrap();
         P::spawn(move || {

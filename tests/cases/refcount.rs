@@ -4,7 +4,7 @@ use super::Stage;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use userptr::platform::{Cell, LockClass, Platform, SpinLock};
-use userptr::refcount::{Fate, Object, Ref, Refcount};
+use userptr::refcount::{LastPut, Ref, RefCounted, Refcount};
 
 struct Data<P: Platform>(P::Cell<u32>);
 // SAFETY: the model's threads write before their drop, and the release reads: the checker looks.
@@ -12,17 +12,17 @@ unsafe impl<P: Platform> Send for Data<P> {}
 // SAFETY: as above.
 unsafe impl<P: Platform> Sync for Data<P> {}
 // SAFETY: nothing to settle, nothing points to it.
-unsafe impl<P: Platform> Object<P> for Data<P> {
-    fn last_put(&self) -> Fate {
+unsafe impl<P: Platform> RefCounted<P> for Data<P> {
+    unsafe fn last_put(&self) -> LastPut {
         // Everything that any holder did happens before the release.
         self.0.with_mut(|_| ());
-        Fate::Free
+        LastPut::Drop
     }
 }
 
 /// Bare drops, with no lock to hide a missing ordering.
 pub fn two_drops<P: Stage>() {
-    let a: Ref<Data<P>, P> = Ref::try_new(Data(<P::Cell<_> as Cell<_>>::new(7))).map_err(|(_, e)| e).unwrap();
+    let a: Ref<Data<P>, P> = Ref::try_new(Data(<P::Cell<_> as Cell<_>>::new(7))).unwrap();
     let b = a.clone();
     let t = P::spawn(move || {
         b.0.with(|_| ());
@@ -51,11 +51,11 @@ unsafe impl<P: Platform> Sync for Table<P> {}
 impl<P: Platform> Table<P> {
     fn new() -> Arc<Self> {
         let this = Arc::new(Self {
-            edge: SpinLock::<P, _>::blank(LockClass::NOTIFIER, true),
+            edge: SpinLock::<P, _>::uninit(LockClass::NOTIFIER, true),
             entry: Entry { count: Refcount::new(), data: <P::Cell<_> as Cell<_>>::new(true) },
         });
         // SAFETY: once, in place.
-        unsafe { this.edge.settle() };
+        unsafe { this.edge.init() };
         this
     }
 

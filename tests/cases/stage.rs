@@ -1,17 +1,17 @@
 //! What the protocol plays on: an address space with one page-table generation, and objects that pin it.
 
 use super::Stage;
-use core::borrow::Borrow;
+use super::ext::AddressSpaceSide;
 use core::time::Duration;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use userptr::notifier::{Attachment, Hold, Refused, Subscriber};
+use userptr::notifier::{AttachError, Attachment, Holder, LeaseGuard, Subscriber, Ticket};
 use userptr::platform::{AtomicUsize as _, Cell, Load, Platform, Rmw, Store};
-use userptr::{AddrRange, Blockable, Fate, Notifier, Object, Outcome, Ref, SoftQueue};
+use userptr::{AddrRange, Blockable, LastPut, Notifier, Outcome, Ref, RefCounted, SharedQueue};
 
 pub type Home<P> = Ref<Notifier<P>, P>;
 pub type ProbeRef<P> = Ref<Probe<P>, P>;
-pub type Queue<P> = Ref<SoftQueue<P>, P>;
+pub type Queue<P> = Ref<SharedQueue<P>, P>;
 
 /// One page of address space per number.
 pub fn pages(first: usize, count: usize) -> AddrRange {
@@ -108,16 +108,16 @@ impl<P: Platform> World<P> {
 }
 
 pub fn notifier<P: Platform>() -> Home<P> {
-    Ref::try_new(Notifier::blank(None)).map_err(|(_, e)| e).unwrap()
+    Notifier::try_new(None).unwrap()
 }
 
 pub fn queue<P: Stage>() -> Queue<P> {
-    Ref::try_new(SoftQueue::blank()).map_err(|(_, e)| e).unwrap()
+    SharedQueue::try_new().unwrap()
 }
 
 /// A notifier whose cancels run on a queue.
 pub fn queued_notifier<P: Stage>(queue: &Queue<P>) -> Home<P> {
-    Ref::try_new(Notifier::blank(Some(queue.clone()))).map_err(|(_, e)| e).unwrap()
+    Notifier::try_new(Some(queue.clone())).unwrap()
 }
 
 /// An object of the protocol and nothing more: its "pages" are the generation that it pinned.
@@ -134,13 +134,13 @@ unsafe impl<P: Platform> Send for Probe<P> {}
 // SAFETY: as above.
 unsafe impl<P: Platform> Sync for Probe<P> {}
 
-// SAFETY: `settle` settles the attachment; `last_put` detaches.
-unsafe impl<P: Platform> Object<P> for Probe<P> {
-    unsafe fn settle(&self) {
+// SAFETY: `init` settles the attachment; `last_put` detaches.
+unsafe impl<P: Platform> RefCounted<P> for Probe<P> {
+    unsafe fn init(&self) {
         // SAFETY: handed on.
-        unsafe { self.attachment.settle() }
+        unsafe { self.attachment.init() }
     }
-    fn last_put(&self) -> Fate {
+    unsafe fn last_put(&self) -> LastPut {
         // SAFETY: called by the last put.
         unsafe { Notifier::detach(self) }
     }
@@ -151,16 +151,16 @@ unsafe impl<P: Platform> Subscriber<P> for Probe<P> {
     fn attachment(&self) -> &Attachment<P> {
         &self.attachment
     }
-    fn home(&self) -> &Notifier<P> {
+    fn notifier(&self) -> &Notifier<P> {
         &self.home
     }
     fn deadline(&self) -> Option<Duration> {
         self.deadline
     }
-    fn stop(&self) {
+    unsafe fn stop(&self) {
         self.installed.with(|_| ());
     }
-    fn cancel(&self, _: Option<Duration>) -> Outcome {
+    unsafe fn release(&self, _: Option<Duration>) -> Outcome {
         if self.world.stuck.load(Load::Relaxed) != 0 {
             return Outcome::TimedOut;
         }
@@ -186,13 +186,13 @@ impl<P: Platform> Probe<P> {
         deadline: Option<Duration>,
     ) -> ProbeRef<P> {
         let this = Self {
-            attachment: Attachment::blank(range),
+            attachment: Attachment::uninit(range),
             home: home.clone(),
             world: world.clone(),
             installed: <P::Cell<_> as Cell<_>>::new(None),
             deadline,
         };
-        Ref::try_new(this).map_err(|(_, e)| e).unwrap()
+        Ref::try_new(this).unwrap()
     }
 
     /// Attach, pin, commit. `false`: refused or superseded.
@@ -200,15 +200,21 @@ impl<P: Platform> Probe<P> {
         match Notifier::attach(this) {
             Ok(ticket) => {
                 let seen = this.world.pin();
-                let committed = Notifier::commit(this, ticket, false, || this.install(seen)).is_ok();
+                let committed = Self::commit(this, ticket, seen);
                 if !committed {
                     this.world.unpin();
                 }
                 committed
             }
-            Err(Refused::Ready) => true,
+            Err(AttachError::Ready) => true,
             Err(_) => false,
         }
+    }
+
+    /// Commits what was pinned.
+    pub fn commit(this: &ProbeRef<P>, ticket: Ticket, seen: usize) -> bool {
+        // SAFETY: the closure installs what a lease holder reads, and leaves no lease.
+        unsafe { Notifier::commit(this, ticket, false, || this.install(seen)) }.is_ok()
     }
 
     /// For a commit.
@@ -224,7 +230,7 @@ impl<P: Platform> Probe<P> {
         true
     }
 
-    pub fn check<R: Borrow<ProbeRef<P>>>(hold: &Hold<Self, P, R>) {
+    pub fn check<R: Holder<Self, P>>(hold: &LeaseGuard<Self, P, R>) {
         let this = hold.object();
         // SAFETY: under a lease: the checker looks.
         let seen = this.installed.with(|i| unsafe { *i });
@@ -240,18 +246,18 @@ impl<P: Platform> Probe<P> {
 
 /// start, change of the mapping, end.
 pub fn start_zap_end<P: Platform>(home: &Home<P>, world: &World<P>, range: AddrRange) {
-    assert_eq!(home.invalidate_start(range, Blockable::Yes).unwrap(), Outcome::Idle);
+    assert_eq!(home.invalidate_and_wait(range, Blockable::Yes).unwrap(), Outcome::Idle);
     world.zap();
-    home.invalidate_end(range);
+    home.end(range);
 }
 
 /// The same, with the promise checked in between.
 pub fn invalidate<P: Platform>(home: &Home<P>, world: &World<P>, range: AddrRange, probe: &ProbeRef<P>) {
-    assert_eq!(home.invalidate_start(range, Blockable::Yes).unwrap(), Outcome::Idle);
+    assert_eq!(home.invalidate_and_wait(range, Blockable::Yes).unwrap(), Outcome::Idle);
     // Nobody attaches before the end, so this may look without a lock.
     probe.assert_released();
     world.zap();
-    home.invalidate_end(range);
+    home.end(range);
 }
 
 /// At the end: nothing attached, nothing open, nothing pinned.

@@ -1,12 +1,13 @@
 //! Who waits, and who wakes them. A wake-up that is missing leaves the waiter asleep: a checker reports the deadlock.
 
 use super::Stage;
+use super::ext::AddressSpaceSide;
 use super::memory::{Machine, home, touch};
 use super::stage::{Home, Probe, ProbeRef, World, assert_quiet, notifier, pages};
 use core::time::Duration;
 use std::sync::Arc;
 use userptr::notifier::State;
-use userptr::{Blockable, Caller, Error, Flags, Notifier, Outcome, UserPtr};
+use userptr::{Blockable, Current, Error, Flags, Notifier, Outcome};
 
 fn stage<P: Stage>() -> (Home<P>, Arc<World<P>>, ProbeRef<P>) {
     let (home, world) = (notifier::<P>(), World::new());
@@ -31,13 +32,13 @@ pub fn wait_for_an_end<P: Stage>() {
         let (home, world, probe) = stage::<P>();
         let others = P::WINDOWS * spilled;
         (0..others).for_each(|_| home.open_window(pages(0, 2)));
-        assert_eq!(home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap(), Outcome::Idle);
-        (0..others).for_each(|_| home.invalidate_end(pages(0, 2)));
+        assert_eq!(home.invalidate_and_wait(pages(0, 1), Blockable::Yes).unwrap(), Outcome::Idle);
+        (0..others).for_each(|_| home.end(pages(0, 2)));
         let t = {
             let (home, world) = (home.clone(), world.clone());
             P::spawn(move || {
                 world.zap();
-                home.invalidate_end(pages(0, 1));
+                home.end(pages(0, 1));
             })
         };
         assert!(acquired(&probe) <= 1);
@@ -55,7 +56,7 @@ pub fn wait_for_a_refusal<P: Stage>() {
     assert!(Probe::acquire(&attached));
     let t = {
         let home = home.clone();
-        P::spawn(move || assert!(home.invalidate_start(pages(0, 1), Blockable::No).is_err()))
+        P::spawn(move || assert!(home.invalidate_and_wait(pages(0, 1), Blockable::No).is_err()))
     };
     assert!(acquired(&probe) <= 1);
     P::join(t);
@@ -73,7 +74,7 @@ pub fn wait_for_an_acquire<P: Stage>() {
             P::spawn(move || match end {
                 0 => {
                     let seen = world.pin();
-                    assert!(Notifier::commit(&probe, ticket, false, || probe.install(seen)).is_ok());
+                    assert!(Probe::commit(&probe, ticket, seen));
                 }
                 _ => assert!(Notifier::abandon(&probe, ticket, end == 2)),
             })
@@ -125,7 +126,7 @@ pub fn wait_for_a_quarantine<P: Stage>() {
         assert!(Probe::acquire(&probe));
         world.set_stuck(late);
         let lease = if late { None } else { Notifier::lease(&probe) };
-        let stopping = home.begin(pages(0, 1), Blockable::Yes).unwrap();
+        let stopping = home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap();
         let t = {
             let probe = probe.clone();
             P::spawn(move || assert!(Notifier::wait_ready(&probe, None)))
@@ -133,7 +134,7 @@ pub fn wait_for_a_quarantine<P: Stage>() {
         assert_eq!(stopping.finish(), Outcome::TimedOut);
         P::join(t);
         assert_eq!(Notifier::state(&probe), State::Quarantined);
-        home.invalidate_end(pages(0, 1));
+        home.end(pages(0, 1));
         drop(lease);
         world.set_stuck(false);
         assert_eq!(home.retry_quarantined(), Outcome::Idle);
@@ -158,16 +159,20 @@ pub fn wait_for_an_exit<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
-/// For an export, which moves the object away from where the waiter sleeps.
+/// For an export, which moves the object away from where the waiter sleeps, and supersedes what was begun there after the export had
+/// looked.
 pub fn wait_for_an_export<P: Stage>() {
-    let machine = Machine::<P>::new(Caller::Nobody, 1, false);
+    let machine = Machine::<P>::new(Current::None, 1, false);
     let object = machine.object(0, Flags::UNSYNCHRONIZED);
-    assert_eq!(touch(&machine, &object), Err(Error::Again));
     let t = {
         let object = object.clone();
-        P::spawn(move || UserPtr::export(&object).unwrap())
+        P::spawn(move || object.export().unwrap())
     };
-    assert!(Notifier::wait_ready(&object, None));
+    assert_eq!(touch(&machine, &object), Err(Error::Again));
+    // Begun at the old home: nobody serves it there, and it is the export that ends the wait.
+    if !object.is_watched() {
+        assert!(object.wait_ready(None));
+    }
     P::join(t);
     assert!(object.is_watched());
     while machine.pins.run_one() {}
@@ -177,10 +182,10 @@ pub fn wait_for_an_export<P: Stage>() {
 
 /// The whole: an acquire waits for the worker that pins for it.
 pub fn acquire_waits_for_its_worker<P: Stage>() {
-    let machine = Machine::<P>::new(Caller::Nobody, 1, false);
+    let machine = Machine::<P>::new(Current::None, 1, false);
     let object = machine.object(0, Flags::NONE);
     let w = super::queue::worker(&machine.pins);
-    drop(UserPtr::acquire(&object).unwrap());
+    drop(object.acquire().unwrap());
     machine.pins.shut_down();
     P::join(w);
     drop(object);
@@ -189,11 +194,11 @@ pub fn acquire_waits_for_its_worker<P: Stage>() {
 
 /// And for a place among the workers, which another object's has.
 pub fn acquire_waits_for_a_place<P: Stage>() {
-    let machine = Machine::<P>::new(Caller::Nobody, 1, false);
+    let machine = Machine::<P>::new(Current::None, 1, false);
     let objects = [0, 1].map(|page| machine.object(page, Flags::NONE));
     assert_eq!(touch(&machine, &objects[0]), Err(Error::Again));
     let w = super::queue::worker(&machine.pins);
-    drop(UserPtr::acquire(&objects[1]).unwrap());
+    drop(objects[1].acquire().unwrap());
     machine.pins.shut_down();
     P::join(w);
     drop(objects);
@@ -202,19 +207,19 @@ pub fn acquire_waits_for_a_place<P: Stage>() {
 
 /// And for the end of a change of the mapping, before which it finds nothing and after which it finds fresh pages.
 pub fn acquire_waits_for_a_change<P: Stage>() {
-    let machine = Machine::<P>::new(Caller::Owner, 1, false);
+    let machine = Machine::<P>::new(Current::This, 1, false);
     let object = machine.object(0, Flags::NONE);
     let home = home(&machine);
-    assert_eq!(home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap(), Outcome::Idle);
+    assert_eq!(home.invalidate_and_wait(pages(0, 1), Blockable::Yes).unwrap(), Outcome::Idle);
     let t = {
         let memory = Arc::clone(&machine.memory);
         P::spawn(move || {
             memory.world.zap();
-            home.invalidate_end(pages(0, 1));
+            home.end(pages(0, 1));
         })
     };
-    let lease = UserPtr::acquire(&object).unwrap();
-    lease.with(|mapped| machine.memory.world.use_frame(mapped.pages[0]));
+    let lease = object.acquire().unwrap();
+    machine.memory.world.use_frame(lease.pages()[0]);
     drop(lease);
     P::join(t);
     drop(object);

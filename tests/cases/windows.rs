@@ -1,6 +1,7 @@
 //! The window slots: taken, given back, and taken again by others.
 
 use super::Stage;
+use super::ext::AddressSpaceSide;
 use super::stage::{Probe, World, assert_quiet, notifier, pages};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,10 +30,10 @@ pub fn attach_beside_a_window<P: Stage>(at: usize, elsewhere: usize, pause: impl
     let t = {
         let (home, world, step) = (home.clone(), world.clone(), step.clone());
         P::spawn(move || {
-            assert_eq!(home.invalidate_start(pages(at, 1), Blockable::Yes).unwrap(), Outcome::Idle);
+            assert_eq!(home.invalidate_and_wait(pages(at, 1), Blockable::Yes).unwrap(), Outcome::Idle);
             step.store(1, Ordering::Relaxed);
             world.zap();
-            home.invalidate_end(pages(at, 1));
+            home.end(pages(at, 1));
             home.open_window(pages(elsewhere, 1));
         })
     };
@@ -41,7 +42,7 @@ pub fn attach_beside_a_window<P: Stage>(at: usize, elsewhere: usize, pause: impl
     Probe::touch(&probe);
     P::join(t);
     Probe::touch(&probe);
-    home.invalidate_end(pages(elsewhere, 1));
+    home.end(pages(elsewhere, 1));
     drop(probe);
     assert_quiet(&home, &world);
 }
@@ -50,12 +51,12 @@ pub fn attach_beside_a_window<P: Stage>(at: usize, elsewhere: usize, pause: impl
 pub fn attach_beside_a_strangers_window<P: Stage>() {
     let (home, world) = (notifier::<P>(), World::new());
     let probe = Probe::new(&home, &world, pages(0, 1));
-    assert_eq!(home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap(), Outcome::Idle);
+    assert_eq!(home.invalidate_and_wait(pages(0, 1), Blockable::Yes).unwrap(), Outcome::Idle);
     let t = {
         let (home, world) = (home.clone(), world.clone());
         P::spawn(move || {
             world.zap();
-            home.invalidate_end(pages(0, 1));
+            home.end(pages(0, 1));
         })
     };
     let s = {
@@ -67,7 +68,7 @@ pub fn attach_beside_a_strangers_window<P: Stage>() {
     P::join(t);
     P::join(s);
     Probe::touch(&probe);
-    home.invalidate_end(pages(8, 1));
+    home.end(pages(8, 1));
     drop(probe);
     assert_quiet(&home, &world);
 }
@@ -79,18 +80,18 @@ pub fn end_beside_a_start_in_an_old_slot<P: Stage>() {
     for _ in 0..P::WINDOWS {
         home.open_window(pages(0, 1));
     }
-    home.invalidate_end(pages(0, 1));
+    home.end(pages(0, 1));
     let t = {
         let home = home.clone();
-        P::spawn(move || (1..P::WINDOWS).for_each(|_| home.invalidate_end(pages(0, 1))))
+        P::spawn(move || (1..P::WINDOWS).for_each(|_| home.end(pages(0, 1))))
     };
-    assert_eq!(home.invalidate_start(pages(8, 1), Blockable::Yes).unwrap(), Outcome::Idle);
+    assert_eq!(home.invalidate_and_wait(pages(8, 1), Blockable::Yes).unwrap(), Outcome::Idle);
     P::join(t);
     assert_eq!(home.stats().windows, 1);
     let probes = [0, 8].map(|at| Probe::new(&home, &world, pages(at, 1)));
     assert!(Probe::acquire(&probes[0]), "an end closed another's window, and its own is open");
     assert!(!Probe::acquire(&probes[1]), "an end closed another's window");
-    home.invalidate_end(pages(8, 1));
+    home.end(pages(8, 1));
     drop(probes);
     assert_quiet(&home, &world);
 }
@@ -103,21 +104,21 @@ pub fn two_ends_and_a_third_window<P: Stage>() {
 /// other end, which comes after `pause`: that one finds the second window, wherever it lies. None is lost.
 pub fn two_ends_beside_a_window<P: Stage>(pause: impl FnOnce(&Step) + Send + 'static) {
     let (home, world) = (notifier::<P>(), World::<P>::new());
-    assert_eq!(home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap(), Outcome::Idle);
+    assert_eq!(home.invalidate_and_wait(pages(0, 1), Blockable::Yes).unwrap(), Outcome::Idle);
     let step = Arc::new(Step::new(0));
     let t = {
         let (home, step) = (home.clone(), step.clone());
         P::spawn(move || {
             pause(&step);
-            home.invalidate_end(pages(0, 1));
+            home.end(pages(0, 1));
         })
     };
-    assert_eq!(home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap(), Outcome::Idle);
-    home.invalidate_end(pages(0, 1));
-    assert_eq!(home.invalidate_start(pages(8, 1), Blockable::Yes).unwrap(), Outcome::Idle);
+    assert_eq!(home.invalidate_and_wait(pages(0, 1), Blockable::Yes).unwrap(), Outcome::Idle);
+    home.end(pages(0, 1));
+    assert_eq!(home.invalidate_and_wait(pages(8, 1), Blockable::Yes).unwrap(), Outcome::Idle);
     step.store(1, Ordering::Relaxed);
     P::join(t);
-    home.invalidate_end(pages(8, 1));
+    home.end(pages(8, 1));
     let probe = Probe::new(&home, &world, pages(0, 1));
     assert!(Probe::acquire(&probe), "an end was lost: its window stays open for ever");
     drop(probe);

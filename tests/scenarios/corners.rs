@@ -1,5 +1,7 @@
 //! Scenarios 77 to 82: the corners of the protocol. Scenario 85 stands with the locks.
 
+use crate::bare::Bare;
+use crate::ext::AddressSpaceSide;
 use crate::world::{Host, Setup, World, range, rounds, until};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
@@ -46,15 +48,15 @@ fn s78_put_pages_against_a_start<P: Host>() {
             let gate = w.hold(seam);
             let after = AtomicUsize::new(0);
             let evict = || {
-                UserPtr::put_pages(&object).unwrap();
+                object.put_pages().unwrap();
                 assert_eq!(w.machine.pins(), 0, "evicted");
                 after.fetch_add(1, Ordering::SeqCst);
             };
             let start = || {
-                assert_eq!(n.invalidate_start(range(a, PAGE), Blockable::Yes), Ok(Outcome::Idle));
+                assert_eq!(n.invalidate_and_wait(range(a, PAGE), Blockable::Yes), Ok(Outcome::Idle));
                 assert_eq!((w.machine.pins(), n.stats().attached), (0, 0), "started");
                 after.fetch_add(1, Ordering::SeqCst);
-                n.invalidate_end(range(a, PAGE));
+                n.end(range(a, PAGE));
             };
             thread::scope(|s| {
                 if evict_first {
@@ -80,7 +82,9 @@ fn s78_put_pages_against_a_start<P: Host>() {
 fn s79_alternating_leases_do_not_starve_a_cancel<P: Host>() {
     let w = World::<P>::with(Setup::default().threads(1));
     let _in = w.enter();
-    let (a, object) = w.pinned(1);
+    let (a, pinned) = w.pinned(1);
+    // Leases of the notifier alone: `try_acquire` looks twice, and would hide what is looked for.
+    let object = Bare::new(&w.notifier(&pinned), range(a, PAGE));
     let stop = AtomicBool::new(false);
     let (turn, got) = (AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|s| {
@@ -90,13 +94,13 @@ fn s79_alternating_leases_do_not_starve_a_cancel<P: Host>() {
                 let mut held = None;
                 while !stop.load(Ordering::Relaxed) {
                     // The next lease is taken before the last is dropped, so one holder alone never lets the count reach zero, if
-                    // only a new lease can still be had. Not by `try_acquire`, which looks twice and would hide it.
+                    // only a new lease can still be had.
                     let next = Notifier::lease(&object);
                     got.fetch_add(usize::from(next.is_some()), Ordering::Relaxed);
                     let pin = next.is_none();
                     drop(core::mem::replace(&mut held, next));
-                    if pin {
-                        drop(UserPtr::try_acquire(&object));
+                    if pin && let Ok(ticket) = Notifier::attach(&object) {
+                        Bare::commit(&object, ticket);
                     }
                     turn.fetch_add(1, Ordering::Relaxed);
                 }
@@ -110,7 +114,7 @@ fn s79_alternating_leases_do_not_starve_a_cancel<P: Host>() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    drop(object);
+    drop((object, pinned));
     w.finish();
 }
 
@@ -129,20 +133,20 @@ fn s80_two_windows_that_wait_for_each_others_cancels<P: Host>() {
             for object in [&left, &wide, &right] {
                 drop(w.lease(object));
             }
-            let one = n.begin(windows[first], Blockable::Yes).unwrap();
-            let two = n.begin(windows[1 - first], Blockable::Yes).unwrap();
+            let one = n.invalidate_start(windows[first], Blockable::Yes).unwrap();
+            let two = n.invalidate_start(windows[1 - first], Blockable::Yes).unwrap();
             thread::scope(|s| {
                 // The second finishes first, and has to wait for the first's cancel of the wide object.
                 let second = s.spawn(|| two.finish());
                 until(|| UserPtr::state(if first == 0 { &right } else { &left }) == State::Idle);
-                assert_eq!(UserPtr::state(&wide), State::Revoking);
+                assert_eq!(wide.state(), State::Revoking);
                 assert!(!second.is_finished());
                 assert_eq!(one.finish(), Outcome::Idle);
                 assert_eq!(second.join().unwrap(), Outcome::Idle);
             });
             assert_eq!((w.machine.pins(), n.stats().attached), (0, 0));
             for window in windows {
-                n.invalidate_end(window);
+                n.end(window);
             }
         }
         drop((n, left, wide, right));
@@ -184,10 +188,10 @@ fn s81_a_registration_while_a_window_is_open<P: Host>() {
             let creator = thread::spawn(move || {
                 let _in = machine.enter(&users);
                 let space = userptr_sim::Space::<P>::of(&users);
-                let object = userptr::Context::create(&ctx, &space, a, PAGE, 0).unwrap();
+                let object = ctx.register_raw(&space, a, PAGE, 0).unwrap();
                 // The old page may still be there. It must not be installed.
-                let first = UserPtr::acquire(&object).map(|lease| {
-                    lease.with(|m| ctx.device().engine().read(m.map, 0));
+                let first = object.acquire().map(|lease| {
+                    let _ = ctx.device().engine().read(lease.map(), 0);
                 });
                 assert_eq!(first, Ok(()));
                 object
@@ -211,19 +215,19 @@ fn s81_a_registration_while_a_window_is_open<P: Host>() {
     let n = w.notifier(&object);
     let (here, there) = (range(a, PAGE), range(a + 16 * PAGE, PAGE));
     for _ in 0..3 {
-        n.invalidate_end(here);
-        assert_eq!((n.stats().windows, UserPtr::state(&object)), (0, State::Ready));
+        n.end(here);
+        assert_eq!((n.stats().windows, object.state()), (0, State::Ready));
     }
-    assert_eq!(n.invalidate_start(there, Blockable::Yes), Ok(Outcome::Idle));
-    n.invalidate_end(here);
-    n.invalidate_end(range(a, 64 * PAGE));
+    assert_eq!(n.invalidate_and_wait(there, Blockable::Yes), Ok(Outcome::Idle));
+    n.end(here);
+    n.end(range(a, 64 * PAGE));
     assert_eq!(n.stats().windows, 1, "it is not ours to close");
-    n.invalidate_end(there);
-    assert_eq!(n.invalidate_start(here, Blockable::Yes), Ok(Outcome::Idle));
-    n.invalidate_end(range(a, 2 * PAGE));
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again, "still open");
-    n.invalidate_end(here);
-    n.invalidate_end(here);
+    n.end(there);
+    assert_eq!(n.invalidate_and_wait(here, Blockable::Yes), Ok(Outcome::Idle));
+    n.end(range(a, 2 * PAGE));
+    assert_eq!(object.try_acquire().unwrap_err(), Error::Again, "still open");
+    n.end(here);
+    n.end(here);
     drop(w.lease(&object));
     assert_eq!(n.stats().windows, 0);
     drop((n, object));
@@ -234,29 +238,39 @@ fn s82_an_old_ticket_does_not_commit<P: Host>() {
     // At the notifier, and then by a worker that is overtaken by an attach of its own object.
     let w = World::<P>::new();
     let _in = w.enter();
-    let (a, object) = w.object(1);
-    let n = w.notifier(&object);
+    let (a, registered) = w.object(1);
+    let n = w.notifier(&registered);
+    let object = Bare::new(&n, range(a, PAGE));
     let old = Notifier::attach(&object).unwrap();
-    n.invalidate_start(range(a, PAGE), Blockable::Yes).unwrap().into_result().unwrap();
-    n.invalidate_end(range(a, PAGE));
+    n.invalidate_and_wait(range(a, PAGE), Blockable::Yes).unwrap().into_result().unwrap();
+    n.end(range(a, PAGE));
     let new = Notifier::attach(&object).unwrap();
     assert_ne!(old, new);
-    assert!(Notifier::commit(&object, old, false, || panic!("installed")).is_err());
+    assert!(!Bare::commit(&object, old));
     assert!(!Notifier::abandon(&object, old, true), "it gives up nobody else's");
-    assert_eq!((UserPtr::state(&object), Notifier::current_ticket(&object)), (State::Acquiring, Some(new)));
+    assert_eq!(Notifier::state(&object), State::Acquiring);
+    assert_eq!(Notifier::current_ticket(&object), Some(new));
+    // A ticket of another object with the same number is no ticket of this one.
+    let other = Bare::new(&n, range(a, PAGE));
+    let foreign = [(); 2].map(|()| {
+        let ticket = Notifier::attach(&other).unwrap();
+        assert!(Notifier::abandon(&other, ticket, false));
+        ticket
+    });
+    assert!(!Bare::commit(&object, foreign[1]) && !Notifier::abandon(&object, foreign[1], false));
     assert!(Notifier::abandon(&object, new, false));
-    drop((n, object));
+    drop((n, object, other, registered));
 
     for seam in [Seam::Pinned, Seam::Prepared] {
         let b = w.process.mmap(PAGE);
         let object = w.create(b, 1);
-        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+        assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
         let (users, late) = (w.record().users().unwrap(), object.clone());
         let newer = move |_: &_| {
             users.dontneed(b, PAGE);
             // By nobody: a second ticket, with the worker's item queued again.
-            assert_eq!(UserPtr::try_acquire(&late).unwrap_err(), Error::Again);
-            assert_eq!(UserPtr::state(&late), State::Acquiring);
+            assert_eq!(late.try_acquire().unwrap_err(), Error::Again);
+            assert_eq!(late.state(), State::Acquiring);
         };
         match seam {
             Seam::Pinned => w.machine.once_in(Op::SlowPin, seam, newer),
@@ -266,9 +280,9 @@ fn s82_an_old_ticket_does_not_commit<P: Host>() {
             let _in = w.machine.enter_nobody();
             assert!(w.pins.run_one());
         }
-        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Acquiring, 0), "{seam:?}");
+        assert_eq!((object.state(), w.machine.pins()), (State::Acquiring, 0), "{seam:?}");
         w.work();
-        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Ready, 1), "{seam:?}");
+        assert_eq!((object.state(), w.machine.pins()), (State::Ready, 1), "{seam:?}");
         drop(object);
     }
     w.finish();

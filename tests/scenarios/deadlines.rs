@@ -1,10 +1,12 @@
 //! Scenarios 83, 84 and 86: deadlines, the lock-free start, the last record inside a cancel.
 
+use crate::bare::Bare;
+use crate::ext::AddressSpaceSide;
 use crate::world::{Host, Object, Setup, World, range, rounds, until};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use userptr::notifier::State;
-use userptr::{Blockable, Error, Notifier, Outcome, UserPtr};
+use userptr::{Blockable, Error, Notifier, Outcome};
 use userptr_sim::{PAGE, Seam};
 
 fn s83_a_lease_beyond_the_deadline<P: Host>() {
@@ -17,31 +19,31 @@ fn s83_a_lease_beyond_the_deadline<P: Host>() {
         let page = w.record().page_at(a).unwrap();
         w.process.munmap(a, PAGE);
         assert_eq!(w.machine.take_outcomes(), [Outcome::TimedOut]);
-        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Quarantined, 2));
+        assert_eq!((object.state(), w.machine.pins()), (State::Quarantined, 2));
         assert!(!w.machine.page(page).freed, "the device may still use it");
         assert_eq!((n.stats().quarantined, n.stats().quarantined_ever), (1, 1));
         // It refuses acquires, and each start says so again without waiting for the deadline twice.
-        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+        assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
         thread::scope(|s| {
-            s.spawn(|| assert_eq!(UserPtr::put_pages(&object), Err(Error::TimedOut)));
+            s.spawn(|| assert_eq!(object.put_pages(), Err(Error::TimedOut)));
         });
         // To the holder it is said at once (rule 29).
-        assert_eq!(UserPtr::put_pages(&object), Err(Error::Deadlock));
+        assert_eq!(object.put_pages(), Err(Error::Deadlock));
         w.process.dontneed(a + PAGE, PAGE);
         assert_eq!(w.machine.take_outcomes(), [Outcome::TimedOut]);
         assert_eq!(n.retry_quarantined(), Outcome::Idle, "nothing was tried: it is left to the leases");
-        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Quarantined, 2));
+        assert_eq!((object.state(), w.machine.pins()), (State::Quarantined, 2));
         drop(one);
-        assert_eq!(UserPtr::state(&object), State::Quarantined);
+        assert_eq!(object.state(), State::Quarantined);
         drop(two);
-        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Idle, 0));
+        assert_eq!((object.state(), w.machine.pins()), (State::Idle, 0));
         assert!(w.machine.page(page).freed);
         assert_eq!((n.stats().quarantined, n.stats().quarantined_ever), (0, 1));
         w.process.mmap_fixed(a, 2 * PAGE, userptr_sim::Prot::RW);
         drop(w.lease(&object));
 
         // The object's last reference goes while it is quarantined: the lease holder's is the last.
-        let lease = UserPtr::acquire_owned(&object).unwrap();
+        let lease = object.acquire_owned().unwrap();
         w.process.munmap(a, 2 * PAGE);
         assert_eq!(w.machine.take_outcomes(), [Outcome::TimedOut]);
         drop(object);
@@ -71,7 +73,7 @@ fn s83_a_device_beyond_the_deadline_or_lost<P: Host>() {
         let job = quarantine(&object);
         w.process.dontneed(a, PAGE);
         assert_eq!(w.machine.take_outcomes(), [outcome]);
-        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Quarantined, 1));
+        assert_eq!((object.state(), w.machine.pins()), (State::Quarantined, 1));
         assert_eq!(w.count(Seam::Unmap), 0, "nothing was taken from the device");
         // A retry in vain, then a retry that works.
         if lost {
@@ -81,7 +83,7 @@ fn s83_a_device_beyond_the_deadline_or_lost<P: Host>() {
         assert_eq!(w.machine.pins(), 1);
         drop(job);
         assert_eq!(n.retry_quarantined(), Outcome::Idle);
-        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Idle, 0));
+        assert_eq!((object.state(), w.machine.pins()), (State::Idle, 0));
         drop(w.lease(&object));
 
         // The release of the object meets the deadline: it lives on in quarantine, and a retry ends it.
@@ -115,17 +117,17 @@ fn s84_a_lock_free_start_against_an_attach<P: Host>() {
     let rounds = if cfg!(miri) { 30 } else { 40_000 };
     let w = World::<P>::new();
     let _in = w.enter();
-    let (a, object) = w.object(1);
-    let n = w.notifier(&object);
+    let (a, registered) = w.object(1);
+    let n = w.notifier(&registered);
     let here = range(a, PAGE);
+    let object = Bare::new(&n, here);
     let (go, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let mut missed = 0;
     thread::scope(|s| {
         s.spawn(|| {
             for round in 1..=rounds {
                 spin_until(|| go.load(Ordering::Acquire) == round);
-                let committed = Notifier::attach(&object)
-                    .is_ok_and(|t| Notifier::commit(&object, t, false, || ()).is_ok());
+                let committed = Notifier::attach(&object).is_ok_and(|t| Bare::commit(&object, t));
                 done.store(round * 2 + usize::from(committed), Ordering::Release);
             }
         });
@@ -135,16 +137,16 @@ fn s84_a_lock_free_start_against_an_attach<P: Host>() {
             for _ in 0..round % 64 {
                 std::hint::spin_loop();
             }
-            assert_eq!(n.invalidate_start(here, Blockable::Yes), Ok(Outcome::Idle));
+            assert_eq!(n.invalidate_and_wait(here, Blockable::Yes), Ok(Outcome::Idle));
             // Whatever the attach did or does: inside the window nothing is installed.
-            missed += usize::from(UserPtr::state(&object) == State::Ready);
+            missed += usize::from(Notifier::state(&object) == State::Ready);
             spin_until(|| done.load(Ordering::Acquire) / 2 == round);
-            missed += usize::from(UserPtr::state(&object) != State::Idle);
-            n.invalidate_end(here);
+            missed += usize::from(Notifier::state(&object) != State::Idle);
+            n.end(here);
         }
     });
     assert_eq!(missed, 0, "of {rounds} rounds");
-    drop((n, object));
+    drop((n, object, registered));
     w.finish();
 }
 
@@ -154,8 +156,8 @@ fn s86_the_records_last_reference_goes_inside_a_queued_cancel<P: Host>() {
     let _in = w.enter();
     let (a, object) = w.pinned(1);
     let n = w.notifier(&object);
-    n.begin(range(a, PAGE), Blockable::Yes).unwrap().let_go();
-    n.invalidate_end(range(a, PAGE));
+    n.invalidate_start(range(a, PAGE), Blockable::Yes).unwrap().finish_without_waiting();
+    n.end(range(a, PAGE));
     drop((n, object));
     assert_eq!((w.ctx.stats().spaces, w.record().registered(), w.machine.pins()), (1, 1, 1));
     assert!(!w.frees.run_one(), "the record is still held by the cancel");
@@ -174,7 +176,7 @@ fn s86_the_records_last_reference_goes_inside_a_queued_cancel<P: Host>() {
             let b = other.mmap(PAGE);
             other.store(b, 1).unwrap();
             let space = userptr_sim::Space::of(&other);
-            let object = userptr::Context::create(&w.ctx, &space, b, PAGE, 0).unwrap();
+            let object = w.ctx.register_raw(&space, b, PAGE, 0).unwrap();
             drop(w.lease(&object));
             object
         };

@@ -1,7 +1,8 @@
 //! Scenarios from 165: what the reports and the ends of things say.
 
+use crate::ext::AddressSpaceSide;
 use crate::world::{Host, Setup, World, range};
-use userptr::{Blockable, Context, Error, Limits, Outcome, Queues, Ref, SoftQueue, UserPtr};
+use userptr::{Blockable, Context, Error, Limits, Outcome, SharedQueue};
 use userptr_sim::{DmaDevice, Machine, PAGE};
 
 /// The record of one address space is given back while a cancel in another waits for a lease: its release does not.
@@ -10,14 +11,14 @@ fn s165_a_release_does_not_wait_for_strangers<P: Host>() {
     let _in = w.enter();
     let (a, held) = w.pinned(1);
     let lease = w.lease(&held);
-    w.notifier(&held).begin(range(a, PAGE), Blockable::Yes).unwrap().let_go();
+    w.notifier(&held).invalidate_start(range(a, PAGE), Blockable::Yes).unwrap().finish_without_waiting();
     {
         let other = w.machine.process();
         let _in = w.machine.enter(&other);
         let b = other.mmap(PAGE);
         other.touch(b, PAGE, 1).unwrap();
-        let object = Context::create(&w.ctx, &userptr_sim::Space::of(&other), b, PAGE, 0).unwrap();
-        drop(UserPtr::acquire(&object).unwrap());
+        let object = w.ctx.register_raw(&userptr_sim::Space::of(&other), b, PAGE, 0).unwrap();
+        drop(object.acquire().unwrap());
         drop(object);
         // Returns when the record has been released, and not when the lease is gone.
         w.ctx.registry().flush();
@@ -26,9 +27,9 @@ fn s165_a_release_does_not_wait_for_strangers<P: Host>() {
     }
     assert!(lease.is_revoked());
     drop(lease);
-    w.ctx.flush();
+    w.ctx.drain();
     assert_eq!(w.machine.pins(), 0);
-    w.notifier(&held).invalidate_end(range(a, PAGE));
+    w.notifier(&held).end(range(a, PAGE));
     drop(held);
     w.finish();
 }
@@ -42,7 +43,7 @@ fn s166_leases_are_counted_while_a_cancel_waits<P: Host>() {
     let leases = [w.lease(&object), w.lease(&object)];
     assert_eq!(object.leases(), 2);
     let n = w.notifier(&object);
-    let stopping = n.begin(range(a, PAGE), Blockable::Yes).unwrap();
+    let stopping = n.invalidate_start(range(a, PAGE), Blockable::Yes).unwrap();
     assert_eq!(object.leases(), 2, "closed to new ones");
     assert_eq!(stopping.finish(), Outcome::TimedOut);
     for (lease, left) in leases.into_iter().zip([1, 0]) {
@@ -50,7 +51,7 @@ fn s166_leases_are_counted_while_a_cancel_waits<P: Host>() {
         assert_eq!(object.leases(), left, "quarantined");
     }
     assert_eq!(w.machine.pins(), 0);
-    n.invalidate_end(range(a, PAGE));
+    n.end(range(a, PAGE));
     drop((n, object));
     w.finish();
 }
@@ -62,16 +63,16 @@ fn s167_an_end_closes_one_window_of_its_range<P: Host>() {
     let (a, object) = w.object(1);
     let n = w.notifier(&object);
     for _ in 0..2 {
-        assert_eq!(n.invalidate_start(range(a, PAGE), Blockable::Yes), Ok(Outcome::Idle));
+        assert_eq!(n.invalidate_and_wait(range(a, PAGE), Blockable::Yes), Ok(Outcome::Idle));
     }
-    n.invalidate_end(range(a, 2 * PAGE));
-    n.invalidate_end(range(a + PAGE, PAGE));
+    n.end(range(a, 2 * PAGE));
+    n.end(range(a + PAGE, PAGE));
     assert_eq!(n.stats().windows, 2, "no window of those ranges");
-    n.invalidate_end(range(a, PAGE));
+    n.end(range(a, PAGE));
     assert_eq!(n.stats().windows, 1);
-    assert_eq!(UserPtr::try_acquire(&object).err(), Some(Error::Again));
-    n.invalidate_end(range(a, PAGE));
-    n.invalidate_end(range(a, PAGE));
+    assert_eq!(object.try_acquire().err(), Some(Error::Again));
+    n.end(range(a, PAGE));
+    n.end(range(a, PAGE));
     assert_eq!(n.stats().windows, 0, "one end too many closes nothing");
     drop(w.lease(&object));
     drop((n, object));
@@ -81,11 +82,10 @@ fn s167_an_end_closes_one_window_of_its_range<P: Host>() {
 /// A device that allows for no pin worker could never be given what a worker has to pin: refused, with the device given back.
 fn s168_no_pin_workers_are_refused<P: Host>() {
     let machine = Machine::new();
-    let queue = || Ref::try_new(SoftQueue::<P>::blank()).map_err(|(_, e)| e).unwrap();
-    let limits = Limits { workers: 0, ..Limits::default() };
-    let queues = Queues { pins: queue(), cancels: None, frees: queue() };
-    let refused = Context::try_new(DmaDevice::<P>::new(&machine, limits), queues);
-    assert_eq!(refused.err().map(|(_, error)| error), Some(Error::Invalid));
+    let queue = || SharedQueue::<P>::try_new().unwrap();
+    let device = DmaDevice::<P>::with_limits(&machine, Limits::default().max_workers(0));
+    let refused = Context::builder(device).pin_queue(queue()).release_queue(queue()).build();
+    assert_eq!(refused.unwrap_err().error, Error::Invalid);
 }
 
 crate::on_each_host! {

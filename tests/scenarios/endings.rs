@@ -1,10 +1,12 @@
 //! Scenarios 47 to 52: how address spaces, devices and guards end.
 
+use crate::bare::Bare;
+use crate::ext::AddressSpaceSide;
 use crate::world::{Host, Object, Setup, World, range, rounds, until};
 use std::sync::mpsc::channel;
 use std::thread;
-use userptr::notifier::State;
-use userptr::{Blockable, Context, Error, Flags, Outcome, UserPtr};
+use userptr::notifier::{AttachError, State};
+use userptr::{Blockable, Error, Flags, Notifier, Outcome};
 use userptr_sim::{Op, PAGE, Prot, Seam, Space};
 
 /// The first device's callbacks are in flight as long as the start waits for the second's.
@@ -52,7 +54,7 @@ fn s48_an_address_space_ends_with_live_pages<P: Host>() {
             let _in = other.enter();
             let a = other.mmap(2 * PAGE);
             other.touch(a, 2 * PAGE, 1).unwrap();
-            (a, Context::create(&w.ctx, &Space::of(&other), a, 2 * PAGE, 0).unwrap())
+            (a, w.ctx.register_raw(&Space::of(&other), a, 2 * PAGE, 0).unwrap())
         };
         let id = other.record().id();
         let job = {
@@ -69,12 +71,12 @@ fn s48_an_address_space_ends_with_live_pages<P: Host>() {
             job.write(0, 7);
             drop(job);
         });
-        assert_eq!(UserPtr::state(&object), State::Idle);
+        assert_eq!(object.state(), State::Idle);
         assert!(w.stats(&object).dead);
         let _in = w.machine.enter_nobody();
         for _ in 0..3 {
-            assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Fault);
-            assert_eq!(UserPtr::acquire(&object).unwrap_err(), Error::Fault);
+            assert_eq!(object.try_acquire().unwrap_err(), Error::Gone);
+            assert_eq!(object.acquire().unwrap_err(), Error::Gone);
         }
         // A look-up by the identity of old still finds the record, and no memory.
         assert_eq!(object.record().space().record().id(), id);
@@ -91,16 +93,16 @@ fn s49_the_end_before_the_worker_runs<P: Host>() {
     let object: Object<P> = {
         let _in = other.enter();
         let a = other.mmap(PAGE);
-        Context::create(&w.ctx, &Space::of(&other), a, PAGE, 0).unwrap()
+        w.ctx.register_raw(&Space::of(&other), a, PAGE, 0).unwrap()
     };
     {
         let _in = other.enter();
-        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+        assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
     }
     other.exit();
     w.work();
     let _in = w.machine.enter_nobody();
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Fault);
+    assert_eq!(object.try_acquire().unwrap_err(), Error::Gone);
     drop(object);
     // Unsynchronised: nobody is told of the end; the worker finds out.
     let other = w.machine.process();
@@ -109,13 +111,13 @@ fn s49_the_end_before_the_worker_runs<P: Host>() {
         let _in = other.enter();
         let a = other.mmap(PAGE);
         let flags = Flags::UNSYNCHRONIZED.bits();
-        let object = Context::create(&w.ctx, &Space::of(&other), a, PAGE, flags).unwrap();
-        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+        let object = w.ctx.register_raw(&Space::of(&other), a, PAGE, flags).unwrap();
+        assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
         object
     };
     other.exit();
     w.work();
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Fault);
+    assert_eq!(object.try_acquire().unwrap_err(), Error::Fault);
     drop(object);
     drop(_in);
     w.finish();
@@ -129,8 +131,8 @@ fn s50_the_worker_drops_the_last_user<P: Host>() {
         let object: Object<P> = {
             let _in = other.enter();
             let a = other.mmap(PAGE);
-            let object = Context::create(&w.ctx, &Space::of(&other), a, PAGE, 0).unwrap();
-            assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+            let object = w.ctx.register_raw(&Space::of(&other), a, PAGE, 0).unwrap();
+            assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
             object
         };
         let record = other.record().clone();
@@ -139,7 +141,7 @@ fn s50_the_worker_drops_the_last_user<P: Host>() {
         assert!(!record.is_alive());
         assert_eq!(w.machine.pins(), 0);
         let _in = w.machine.enter_nobody();
-        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Fault);
+        assert_eq!(object.try_acquire().unwrap_err(), Error::Gone);
         drop((object, record));
         drop(_in);
         w.finish();
@@ -153,12 +155,12 @@ fn s51_a_shutdown_drains_everything<P: Host>() {
         let a = w.process.mmap(8 * PAGE);
         let objects: Vec<_> = (0..8).map(|n| w.create(a + n * PAGE, 1)).collect();
         for object in &objects {
-            assert!(UserPtr::try_acquire(object).is_err());
+            assert!(object.try_acquire().is_err());
         }
         w.process.dontneed(a, 4 * PAGE);
         drop(objects);
-        w.ctx.flush();
-        w.ctx.flush();
+        w.ctx.drain();
+        w.ctx.drain();
         w.finish();
     }
 }
@@ -174,7 +176,7 @@ fn s52_forgotten_guards_leak_and_nothing_worse<P: Host>() {
     let before = w.record().page_at(a).unwrap();
     w.process.munmap(a, 2 * PAGE);
     assert_eq!(w.machine.take_outcomes(), [Outcome::TimedOut]);
-    assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Quarantined, 2));
+    assert_eq!((object.state(), w.machine.pins()), (State::Quarantined, 2));
     w.process.mmap_fixed(a, 2 * PAGE, Prot::RW);
     w.process.touch(a, 2 * PAGE, 9).unwrap();
     assert_ne!(w.record().page_at(a).unwrap().frame(), before.frame(), "the old page is nobody else's");
@@ -184,7 +186,7 @@ fn s52_forgotten_guards_leak_and_nothing_worse<P: Host>() {
     assert_eq!(violations.len(), 1, "{violations:?}");
     // An owned one, and a reference.
     let (_, other) = w.object(1);
-    std::mem::forget(UserPtr::acquire_owned(&other).unwrap());
+    std::mem::forget(other.acquire_owned().unwrap());
     std::mem::forget(other.clone());
     drop((object, other));
     w.machine.assert_clean_but_pins();
@@ -197,15 +199,16 @@ fn s52_forgotten_guards_leak_and_nothing_worse<P: Host>() {
 fn s52_a_forgotten_acquire_is_detached_by_a_start<P: Host>() {
     let w = World::<P>::new();
     let _in = w.enter();
-    let (a, object) = w.object(1);
-    let n = w.notifier(&object);
+    let (a, registered) = w.object(1);
+    let n = w.notifier(&registered);
+    let object = Bare::new(&n, range(a, PAGE));
     // A ticket that nobody uses.
-    let _ticket = userptr::Notifier::attach(&object).unwrap();
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
-    assert_eq!(n.invalidate_start(range(a, PAGE), Blockable::Yes), Ok(Outcome::Idle));
-    n.invalidate_end(range(a, PAGE));
-    drop(w.lease(&object));
-    drop((n, object));
+    let _ticket = Notifier::attach(&object).unwrap();
+    assert_eq!(Notifier::attach(&object), Err(AttachError::Busy));
+    assert_eq!(n.invalidate_and_wait(range(a, PAGE), Blockable::Yes), Ok(Outcome::Idle));
+    n.end(range(a, PAGE));
+    assert_eq!(Notifier::state(&object), State::Idle);
+    drop((n, object, registered));
     w.finish();
 }
 

@@ -2,7 +2,7 @@
 
 use crate::world::{Host, World};
 use std::thread;
-use userptr::{Error, UserPtr};
+use userptr::Error;
 
 /// Asking for what waits for one's own lease is refused at once; for another object, or after the lease, it is not.
 fn r29_a_holder_is_refused_and_not_kept_waiting<P: Host>() {
@@ -10,11 +10,11 @@ fn r29_a_holder_is_refused_and_not_kept_waiting<P: Host>() {
     let _in = w.enter();
     let ((_, held), (_, other)) = (w.pinned(1), w.pinned(1));
     let lease = w.lease(&held);
-    assert_eq!(UserPtr::put_pages(&held), Err(Error::Deadlock));
+    assert_eq!(held.put_pages(), Err(Error::Deadlock));
     assert!(!lease.is_revoked(), "a refusal changes nothing");
-    assert_eq!(UserPtr::put_pages(&other), Ok(()));
+    assert_eq!(other.put_pages(), Ok(()));
     drop(lease);
-    assert_eq!(UserPtr::put_pages(&held), Ok(()));
+    assert_eq!(held.put_pages(), Ok(()));
 }
 
 /// The waiting acquire would wait for the cancel, which waits for the caller's lease.
@@ -24,11 +24,11 @@ fn r29_a_holder_does_not_wait_in_acquire<P: Host>() {
     let (_, object) = w.pinned(1);
     let lease = w.lease(&object);
     thread::scope(|s| {
-        let evict = s.spawn(|| UserPtr::put_pages(&object));
+        let evict = s.spawn(|| object.put_pages());
         while !lease.is_revoked() {
             thread::yield_now();
         }
-        assert_eq!(UserPtr::acquire(&object).map(drop), Err(Error::Deadlock));
+        assert_eq!(object.acquire().map(drop), Err(Error::Deadlock));
         drop(lease);
         assert_eq!(
             evict.join().unwrap(),
@@ -46,7 +46,7 @@ fn r29_an_owned_lease_is_of_no_thread<P: Host>() {
     let owned = w.lease(&object).into_owned();
     thread::scope(|s| {
         s.spawn(move || drop(owned));
-        assert_eq!(UserPtr::put_pages(&object), Ok(()));
+        assert_eq!(object.put_pages(), Ok(()));
     });
 }
 

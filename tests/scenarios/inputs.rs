@@ -1,8 +1,10 @@
 //! Scenarios 1 to 10: what a caller may pass; handles, and what a start says of itself.
 
+use crate::bare::Bare;
+use crate::ext::AddressSpaceSide;
 use crate::world::{Host, Setup, World, range, rounds};
 use userptr::notifier::State;
-use userptr::{AddrRange, Blockable, Client, Context, Error, Flags, Outcome, UserPtr};
+use userptr::{AddrRange, Blockable, Client, Error, Flags, Notifier, Outcome};
 use userptr_sim::{PAGE, Prot, TOP};
 
 /// No record, no notifier, no registration, no allocation.
@@ -22,7 +24,7 @@ fn refused<P: Host>(w: &World<P>, address: usize, len: usize, flags: u32, error:
 fn s01_size_zero_is_invalid<P: Host>() {
     let w = World::<P>::new();
     let _in = w.enter();
-    refused(&w, w.memory(1), 0, 0, Error::Invalid);
+    refused(&w, w.memory(1), 0, 0, Error::Empty);
     w.finish();
 }
 
@@ -31,7 +33,7 @@ fn s02_unaligned_is_invalid<P: Host>() {
     let _in = w.enter();
     let a = w.memory(2);
     for (address, len) in [(a + 1, PAGE), (a, PAGE - 1), (a + 8, PAGE - 8), (a, 1), (a + PAGE / 2, PAGE)] {
-        refused(&w, address, len, 0, Error::Invalid);
+        refused(&w, address, len, 0, Error::Unaligned);
     }
     w.finish();
 }
@@ -52,18 +54,18 @@ fn s04_a_range_that_ends_at_the_top<P: Host>() {
     w.process.mmap_fixed(a, 2 * PAGE, Prot::RW);
     w.process.touch(a, 2 * PAGE, 3).unwrap();
     let object = w.create(a, 2);
-    assert_eq!((object.range().start(), object.range().last(), object.pages()), (a, TOP - 1, 2));
+    assert_eq!((object.range().start(), object.range().last(), object.page_count()), (a, TOP - 1, 2));
     assert_eq!(w.read(&w.lease(&object), 2 * PAGE - PAGE), 3);
     // The last byte is inside: an invalidation of the last page alone reaches it, and so does one that ends at the top of all
     // addresses.
     w.process.dontneed(TOP - PAGE, PAGE);
-    assert_eq!(UserPtr::state(&object), State::Idle);
+    assert_eq!(object.state(), State::Idle);
     drop(w.lease(&object));
     let n = w.notifier(&object);
     let all = AddrRange::inclusive(TOP - 1, usize::MAX).unwrap();
-    assert_eq!(n.invalidate_start(all, Blockable::Yes), Ok(Outcome::Idle));
-    assert_eq!(UserPtr::state(&object), State::Idle);
-    n.invalidate_end(all);
+    assert_eq!(n.invalidate_and_wait(all, Blockable::Yes), Ok(Outcome::Idle));
+    assert_eq!(object.state(), State::Idle);
+    n.end(all);
     drop((n, object));
     w.finish();
 }
@@ -73,8 +75,8 @@ fn s05_unknown_flags_are_invalid<P: Host>() {
     let _in = w.enter();
     let a = w.memory(1);
     for bit in 1..31 {
-        refused(&w, a, PAGE, 1 << bit, Error::Invalid);
-        refused(&w, a, PAGE, 1 << bit | Flags::READ_ONLY.bits(), Error::Invalid);
+        refused(&w, a, PAGE, 1 << bit, Error::UnknownFlag);
+        refused(&w, a, PAGE, 1 << bit | Flags::READ_ONLY.bits(), Error::UnknownFlag);
     }
     drop(w.try_create(a, PAGE, Flags::READ_ONLY.bits()).unwrap());
     w.finish();
@@ -82,22 +84,22 @@ fn s05_unknown_flags_are_invalid<P: Host>() {
 
 fn s06_more_pages_or_segments_than_the_device_takes<P: Host>() {
     let w = World::<P>::with(Setup::default().limits(|l| {
-        l.pages = 4;
-        l.sg.segments = 2;
-        l.sg.segment_pages = 2;
+        l.max_pages = 4;
+        l.sg.max_segments = 2;
+        l.sg.max_segment_pages = 2;
     }));
     let _in = w.enter();
     let a = w.memory(5);
     refused(&w, a, 5 * PAGE, 0, Error::TooBig);
     let object = w.create(a, 4);
-    w.lease(&object).with(|m| assert_eq!(m.sg.segments().len(), 2));
+    assert_eq!(w.lease(&object).sg().segments().len(), 2);
     // Four pages in two segments of two: not if one of them lies elsewhere.
     for at in [a + PAGE, a + 2 * PAGE] {
         let elsewhere = w.memory(2);
         w.process.mremap(elsewhere + PAGE, PAGE, at).unwrap();
     }
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::TooBig);
-    assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Idle, 0));
+    assert_eq!(object.try_acquire().unwrap_err(), Error::TooBig);
+    assert_eq!((object.state(), w.machine.pins()), (State::Idle, 0));
     drop(object);
     w.finish();
 
@@ -118,12 +120,10 @@ fn s07_two_and_four_gibibytes<P: Host>() {
         // Half of it is there for the fast pin, so both ways are taken.
         w.process.touch(a, pages * PAGE / 2, 1).unwrap();
         let object = w.create(a, pages);
-        assert_eq!(object.pages(), pages);
+        assert_eq!(object.page_count(), pages);
         let lease = w.lease(&object);
-        lease.with(|m| {
-            assert_eq!((m.pages.len(), m.sg.pages()), (pages, pages));
-            assert_eq!(m.sg.segments().iter().map(|s| s.pages).sum::<usize>(), pages);
-        });
+        assert_eq!((lease.pages().len(), lease.sg().pages()), (pages, pages));
+        assert_eq!(lease.sg().segments().iter().map(|s| s.pages).sum::<usize>(), pages);
         assert_eq!(w.machine.pins(), pages);
         w.write(&lease, pages * PAGE - 1, 9);
         assert_eq!(w.process.load(a + pages * PAGE - 1), Ok(9));
@@ -155,18 +155,18 @@ fn s09_an_empty_invalidation_does_nothing<P: Host>() {
     assert_eq!(AddrRange::from_bounds(0, 0), None);
     assert_eq!(AddrRange::from_bounds(usize::MAX, 0), None);
     assert_eq!(AddrRange::from_bounds(2 * PAGE, PAGE), None);
-    assert_eq!(AddrRange::new(PAGE, 0), Err(Error::Invalid));
+    assert_eq!(AddrRange::new(PAGE, 0), Err(Error::Empty));
     let w = World::<P>::new();
     let _in = w.enter();
     let (a, object) = w.pinned(1);
     w.process.munmap(a, 0);
     w.process.dontneed(a, 0);
-    assert_eq!(UserPtr::state(&object), State::Ready);
+    assert_eq!(object.state(), State::Ready);
     // One byte is not nothing.
     let n = w.notifier(&object);
-    assert_eq!(n.invalidate_start(range(a + PAGE - 1, 1), Blockable::Yes), Ok(Outcome::Idle));
-    assert_eq!(UserPtr::state(&object), State::Idle);
-    n.invalidate_end(range(a + PAGE - 1, 1));
+    assert_eq!(n.invalidate_and_wait(range(a + PAGE - 1, 1), Blockable::Yes), Ok(Outcome::Idle));
+    assert_eq!(object.state(), State::Idle);
+    n.end(range(a + PAGE - 1, 1));
     drop((n, object));
     w.finish();
 }
@@ -176,14 +176,14 @@ fn s10_a_probe_finds_every_hole<P: Host>() {
     let _in = w.enter();
     for hole in 0..3 {
         let (a, object) = w.object(3);
-        assert_eq!(Context::probe(&object), Ok(()));
+        assert_eq!(object.probe(), Ok(()));
         w.process.munmap(a + hole * PAGE, PAGE);
-        assert_eq!(Context::probe(&object), Err(Error::Fault), "a hole at page {hole}");
+        assert_eq!(object.probe(), Err(Error::Fault), "a hole at page {hole}");
         w.process.mmap_fixed(a + hole * PAGE, PAGE, Prot::RW);
         // Nothing was unmapped, so nothing was notified: the failure sticks until it is reset.
-        assert_eq!(Context::probe(&object), Err(Error::Fault));
-        assert!(UserPtr::reset(&object));
-        assert_eq!(Context::probe(&object), Ok(()));
+        assert_eq!(object.probe(), Err(Error::Fault));
+        assert!(object.reset());
+        assert_eq!(object.probe(), Ok(()));
         w.process.munmap(a, 3 * PAGE);
     }
     w.finish();
@@ -234,10 +234,10 @@ fn a_start_knows_whether_it_cancels_any<P: Host>() {
     let n = w.notifier(&object);
     let cancels = |address, pages| {
         let range = range(address, pages * PAGE);
-        let stopping = n.begin(range, Blockable::Yes).unwrap();
-        let any = stopping.cancels_any();
-        stopping.let_go();
-        n.invalidate_end(range);
+        let stopping = n.invalidate_start(range, Blockable::Yes).unwrap();
+        let any = stopping.revokes_any();
+        stopping.finish_without_waiting();
+        n.end(range);
         any
     };
     assert!(!cancels(beside, 1), "nothing overlaps");
@@ -245,9 +245,10 @@ fn a_start_knows_whether_it_cancels_any<P: Host>() {
     assert!(!cancels(a, 2), "its cancel is somebody else's by now");
     w.work();
     assert!(!cancels(a, 2), "it has no pages");
-    let _ticket = userptr::Notifier::attach(&object).unwrap();
+    let acquiring = Bare::new(&n, range(a, 2 * PAGE));
+    let _ticket = Notifier::attach(&acquiring).unwrap();
     assert!(!cancels(a, 2), "an acquire in flight has no pages yet");
-    drop((n, object));
+    drop((n, object, acquiring));
     w.finish();
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 use userptr::notifier::State;
-use userptr::{Client, Context, Error, Flags, Ref, UserPtr};
+use userptr::{Client, Error, Flags};
 use userptr_sim::{PAGE, Prot, Seam, Space};
 
 fn s38_a_dying_object_is_not_found<P: Host>() {
@@ -57,7 +57,7 @@ fn s39_the_last_reference_is_dropped_by_the_cancel<P: Host>() {
         let seen = dropped.clone();
         // The cancel holds the only reference from here on.
         w.machine.once(Seam::Unpin, move |_| {
-            assert_eq!(Ref::count(&object), 2);
+            assert_eq!(object.handles(), 2);
             drop(object);
             seen.store(1, Ordering::SeqCst);
         });
@@ -143,11 +143,11 @@ fn s42_a_double_export_is_one_node<P: Host>() {
     let _in = w.enter();
     let a = w.memory(1);
     let object = w.try_create(a, PAGE, Flags::UNSYNCHRONIZED.bits()).unwrap();
-    UserPtr::export(&object).unwrap();
-    UserPtr::export(&object).unwrap();
+    object.export().unwrap();
+    object.export().unwrap();
     drop(w.lease(&object));
-    UserPtr::export(&object).unwrap();
-    assert_eq!(UserPtr::state(&object), State::Ready, "it is exported: nothing to do");
+    object.export().unwrap();
+    assert_eq!(object.state(), State::Ready, "it is exported: nothing to do");
     assert_eq!((w.stats(&object).attached, w.record().registered()), (1, 1));
     w.process.munmap(a, PAGE);
     assert_eq!((w.stats(&object).attached, w.machine.pins()), (0, 0));
@@ -161,7 +161,7 @@ fn s42_a_double_export_is_one_node<P: Host>() {
             for _ in 0..2 {
                 s.spawn(|| {
                     let _in = w.enter();
-                    UserPtr::export(&object).unwrap();
+                    object.export().unwrap();
                 });
             }
         });
@@ -185,11 +185,11 @@ fn s43_a_late_registration_revokes_what_is_there<P: Host>() {
     w.process.store(a, 2).unwrap();
     assert_eq!(w.read(&w.lease(&object), 0), 1);
     assert_eq!(w.machine.take_violations().len(), 1);
-    UserPtr::export(&object).unwrap();
-    assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Idle, 0));
+    object.export().unwrap();
+    assert_eq!((object.state(), w.machine.pins()), (State::Idle, 0));
     assert_eq!(w.read(&w.lease(&object), 0), 2);
     w.process.munmap(a, PAGE);
-    assert_eq!(UserPtr::state(&object), State::Idle);
+    assert_eq!(object.state(), State::Idle);
     drop(object);
     w.finish();
 }
@@ -201,7 +201,7 @@ fn s44_registration_on_a_dead_address_space<P: Host>() {
     let space = Space::<P>::of(&other);
     other.exit();
     let live = w.machine.meter().live();
-    assert_eq!(Context::create(&w.ctx, &space, PAGE, PAGE, 0).unwrap_err(), Error::Fault);
+    assert_eq!(w.ctx.register_raw(&space, PAGE, PAGE, 0).unwrap_err(), Error::Fault);
     w.work();
     assert_eq!((w.machine.meter().live(), w.ctx.stats().spaces), (live, 0));
     drop(space);
@@ -225,10 +225,10 @@ fn s45_an_interrupted_registration_leaves_nothing<P: Host>() {
     w.record().set_capable(true);
     let object = w.try_create(a, PAGE, Flags::UNSYNCHRONIZED.bits()).unwrap();
     w.machine.inject().register(Error::Interrupted);
-    assert_eq!(UserPtr::export(&object), Err(Error::Interrupted));
+    assert_eq!(object.export(), Err(Error::Interrupted));
     assert!(!object.is_watched());
     drop(w.lease(&object));
-    assert_eq!(UserPtr::export(&object), Ok(()));
+    assert_eq!(object.export(), Ok(()));
     drop(object);
     w.finish();
 }
@@ -259,7 +259,7 @@ fn s46_the_last_put_of_a_record_against_a_look_up<P: Host>() {
                 let _in = w.enter();
                 for _ in 0..rounds(500) {
                     let object = w.create(a, 1);
-                    if let Ok(lease) = UserPtr::try_acquire(&object) {
+                    if let Ok(lease) = object.try_acquire() {
                         let _ = w.read(&lease, 0);
                     }
                 }

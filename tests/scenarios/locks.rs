@@ -1,11 +1,13 @@
 //! Scenarios 53 to 59, and 85: locks and context. Scenario 58's checker has its own tests beside it, in the package `userptr-sim`.
 
+use crate::bare::Bare;
+use crate::ext::AddressSpaceSide;
 use crate::world::{Host, Setup, World, range};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use userptr::notifier::State;
-use userptr::{Blockable, Client, Error, Flags, Outcome, UserPtr, WouldBlock};
+use userptr::{Blockable, Client, Error, Flags, Notifier, Outcome, WouldBlock};
 use userptr_sim::platform::lockdep::{self, Kind};
 use userptr_sim::{Op, PAGE, Prot, Refused, Seam};
 
@@ -73,11 +75,11 @@ fn s54_a_start_that_may_not_block_is_refused_and_changes_nothing<P: Host>() {
     let refused = |state| {
         let before = n.stats();
         w.machine.clear_trace();
-        assert_eq!(n.invalidate_start(range(a + PAGE, PAGE), Blockable::No), Err(WouldBlock));
+        assert_eq!(n.invalidate_and_wait(range(a + PAGE, PAGE), Blockable::No), Err(WouldBlock));
         assert_eq!(w.process.oom_reap(a, PAGE), Err(Refused));
         assert_eq!(n.stats(), before);
         assert_eq!(w.machine.trace().iter().filter(|e| e.seam != Seam::Before).count(), 0);
-        assert_eq!(UserPtr::state(&object), state);
+        assert_eq!(object.state(), state);
     };
     let lease = w.lease(&object);
     refused(State::Ready);
@@ -89,7 +91,7 @@ fn s54_a_start_that_may_not_block_is_refused_and_changes_nothing<P: Host>() {
     // While somebody else cancels.
     let gate = w.hold(Seam::WaitIdle);
     thread::scope(|s| {
-        s.spawn(|| assert_eq!(UserPtr::put_pages(&object), Ok(())));
+        s.spawn(|| assert_eq!(object.put_pages(), Ok(())));
         gate.reached();
         refused(State::Revoking);
         drop(gate);
@@ -99,9 +101,9 @@ fn s54_a_start_that_may_not_block_is_refused_and_changes_nothing<P: Host>() {
     let (reaper, late) = (w.record().users().unwrap(), object.clone());
     w.machine.once(Seam::Pinned, move |_| {
         assert_eq!(reaper.oom_reap(a, PAGE), Err(Refused));
-        assert_eq!(UserPtr::state(&late), State::Acquiring);
+        assert_eq!(late.state(), State::Acquiring);
     });
-    drop(UserPtr::try_acquire(&object).unwrap());
+    drop(object.try_acquire().unwrap());
     drop((n, object));
     w.finish();
 }
@@ -117,17 +119,17 @@ fn s55_a_start_that_may_not_block_succeeds_without_overlap<P: Host>() {
     w.process.touch(a, 6 * PAGE, 1).unwrap();
     drop(w.lease(&object));
     for at in [a, a + PAGE, a + 4 * PAGE] {
-        assert_eq!(n.invalidate_start(range(at, PAGE), Blockable::No), Ok(Outcome::Idle));
-        n.invalidate_end(range(at, PAGE));
+        assert_eq!(n.invalidate_and_wait(range(at, PAGE), Blockable::No), Ok(Outcome::Idle));
+        n.end(range(at, PAGE));
         w.process.oom_reap(at, PAGE).unwrap();
     }
-    assert_eq!(UserPtr::state(&object), State::Ready);
-    UserPtr::put_pages(&object).unwrap();
+    assert_eq!(object.state(), State::Ready);
+    object.put_pages().unwrap();
     w.process.oom_reap(a, 6 * PAGE).unwrap();
     // The window of a start that may not block counts like any other.
     let late = object.clone();
     w.machine.once_in(Op::OomReap, Seam::Started, move |_| {
-        assert_eq!(UserPtr::try_acquire(&late).unwrap_err(), Error::Again);
+        assert_eq!(late.try_acquire().unwrap_err(), Error::Again);
     });
     w.process.oom_reap(a, 6 * PAGE).unwrap();
     drop((n, object));
@@ -162,20 +164,22 @@ fn s57_a_start_that_may_block_is_never_refused<P: Host>() {
     let (a, object) = w.object(1);
     let n = w.notifier(&object);
     let start = || {
-        let outcome = n.invalidate_start(range(a, PAGE), Blockable::Yes).unwrap();
-        n.invalidate_end(range(a, PAGE));
+        let outcome = n.invalidate_and_wait(range(a, PAGE), Blockable::Yes).unwrap();
+        n.end(range(a, PAGE));
         outcome
     };
     assert_eq!(start(), Outcome::Idle, "idle");
     drop(w.lease(&object));
     assert_eq!(start(), Outcome::Idle, "ready");
-    let ticket = userptr::Notifier::attach(&object).unwrap();
+    let bare = Bare::new(&n, range(a, PAGE));
+    let ticket = Notifier::attach(&bare).unwrap();
     assert_eq!(start(), Outcome::Idle, "acquiring");
-    assert!(!userptr::Notifier::abandon(&object, ticket, true), "superseded");
-    let ticket = userptr::Notifier::attach(&object).unwrap();
-    assert!(userptr::Notifier::abandon(&object, ticket, true));
-    assert_eq!(UserPtr::state(&object), State::Failed);
+    assert!(!Notifier::abandon(&bare, ticket, true), "superseded");
+    let ticket = Notifier::attach(&bare).unwrap();
+    assert!(Notifier::abandon(&bare, ticket, true));
+    assert_eq!(Notifier::state(&bare), State::Failed);
     assert_eq!(start(), Outcome::Idle, "failed");
+    drop(bare);
     let lease = w.lease(&object);
     assert_eq!(start(), Outcome::TimedOut, "leased beyond the deadline");
     assert_eq!(start(), Outcome::TimedOut, "quarantined");
@@ -230,7 +234,7 @@ fn s59_a_page_lock_of_the_caller_is_no_deadlock<P: Host>() {
         drop(lease);
         let page = w.record().page_at(a).unwrap();
         assert!(w.machine.try_lock_page(page));
-        UserPtr::put_pages(&object).unwrap();
+        object.put_pages().unwrap();
         w.machine.unlock_page(page);
         assert!(w.machine.page(page).dirty);
         drop(object);
@@ -261,7 +265,7 @@ fn s85_an_allocation_recurses_into_an_invalidation<P: Host>() {
             let handle = client.create(&w.space(), a, 4 * PAGE, 0).unwrap();
             let object = client.lookup(handle).unwrap();
             for _ in 0..4 {
-                match UserPtr::try_acquire(&object) {
+                match object.try_acquire() {
                     Ok(lease) => {
                         assert_eq!(w.read(&lease, 0), 1);
                         *seen.lock().unwrap() += 1;
@@ -269,13 +273,13 @@ fn s85_an_allocation_recurses_into_an_invalidation<P: Host>() {
                     Err(Error::Again) => {}
                     Err(error) => panic!("{error}"),
                 }
-                let _ = UserPtr::try_acquire(&held);
+                let _ = held.try_acquire();
             }
             w.work();
             let lonely = w.try_create(a, PAGE, Flags::UNSYNCHRONIZED.bits()).unwrap();
-            let _ = UserPtr::try_acquire(&lonely);
+            let _ = lonely.try_acquire();
             w.work();
-            UserPtr::export(&lonely).unwrap();
+            lonely.export().unwrap();
             drop((lonely, object));
             client.close(handle).unwrap();
         }
@@ -295,7 +299,7 @@ fn s58_faults_in_the_worker_hold_the_address_space_lock_only<P: Host>() {
     let (a, object) = w.object(2);
     let child = w.process.fork();
     // The worker breaks the copy-on-write: an invalidation inside its own pin, of its own object.
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+    assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
     w.work();
     let lease = w.lease(&object);
     w.write(&lease, 0, 9);

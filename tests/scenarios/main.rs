@@ -14,7 +14,7 @@
 //! | 69-76 | `crates/userptr-linux/tests/linux`, on real memory |
 //! | 77-82 | `corners` |
 //! | 83, 84, 86 | `deadlines` |
-//! | 160-164 | `tests/cases`, on loom and under Miri |
+//! | 160-164, 169-179 | `tests/cases`, on loom and under Miri |
 //! | 165-168 | `edges` |
 //! | rule 29 | `holders` |
 #![allow(
@@ -28,10 +28,13 @@
     reason = "a test: it runs on the standard library, and stops where something is wrong"
 )]
 
+mod bare;
 mod corners;
 mod deadlines;
 mod edges;
 mod endings;
+#[path = "../cases/ext.rs"]
+mod ext;
 mod holders;
 mod inputs;
 mod lifetime;

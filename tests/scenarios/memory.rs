@@ -1,7 +1,7 @@
 //! Scenario 66: every allocation fails once.
 
 use crate::world::{Host, World};
-use userptr::{Client, Error, Flags, UserPtr};
+use userptr::{Client, Error, Flags};
 use userptr_sim::PAGE;
 
 /// Fails each allocation of a whole life in turn.
@@ -20,14 +20,14 @@ fn s66_the_nth_allocation_fails<P: Host>() {
                 let handle = client.create(&w.space(), a, 3 * PAGE, flags)?;
                 let object = client.lookup(handle)?;
                 for _ in 0..4 {
-                    match UserPtr::try_acquire(&object) {
+                    match object.try_acquire() {
                         Ok(lease) => drop(lease),
                         Err(Error::Again) => w.work(),
                         Err(error) => return Err(error),
                     }
                 }
-                UserPtr::export(&object)?;
-                drop(UserPtr::try_acquire(&object));
+                object.export()?;
+                drop(object.try_acquire());
                 w.work();
             }
             let mut more = Vec::new();
@@ -58,15 +58,17 @@ fn s66_the_nth_allocation_fails<P: Host>() {
 }
 
 fn s66_a_context_that_cannot_be_made<P: Host>() {
-    use userptr::{Context, Limits, Queues};
+    use userptr::Context;
     for n in 1..=3 {
         let w = World::<P>::new();
         let _in = w.enter();
         let live = w.machine.meter().live();
         w.machine.meter().fail_nth(n);
-        let queues = Queues { pins: w.pins.clone(), cancels: None, frees: w.frees.clone() };
-        let made = Context::try_new(crate::world::Device::<P>::new(&w.machine, Limits::default()), queues);
-        assert_eq!(made.map_err(|(_, e)| e).err(), Some(Error::NoMemory), "allocation {n}");
+        let made = Context::builder(crate::world::Device::<P>::new(&w.machine))
+            .pin_queue(w.pins.clone())
+            .release_queue(w.frees.clone())
+            .build();
+        assert_eq!(made.err().map(|rejected| rejected.error), Some(Error::NoMemory), "allocation {n}");
         assert_eq!(w.machine.meter().live(), live);
         w.finish();
     }

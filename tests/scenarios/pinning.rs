@@ -3,8 +3,8 @@
 use crate::world::{Gate, Host, Setup, World};
 use std::sync::mpsc::channel;
 use std::thread;
+use userptr::Error;
 use userptr::notifier::State;
-use userptr::{Error, UserPtr};
 use userptr_sim::{PAGE, Process, Prot, Seam};
 
 fn s14_an_attach_inside_a_window_is_refused_until_its_end<P: Host>() {
@@ -14,8 +14,8 @@ fn s14_an_attach_inside_a_window_is_refused_until_its_end<P: Host>() {
     for seam in [Seam::Started, Seam::Cleared, Seam::Freed] {
         let late = object.clone();
         w.machine.once(seam, move |_| {
-            assert_eq!(UserPtr::try_acquire(&late).unwrap_err(), Error::Again);
-            assert_eq!(UserPtr::state(&late), State::Idle);
+            assert_eq!(late.try_acquire().unwrap_err(), Error::Again);
+            assert_eq!(late.state(), State::Idle);
         });
         w.process.dontneed(a, PAGE);
         drop(w.lease(&object));
@@ -50,7 +50,7 @@ fn s16_made_and_released_inside_one_window<P: Host>() {
     let (n, n2) = (w.notifier(&first), w.notifier(&first));
     let object = w.create(a, 1);
     w.machine.once(Seam::Started, move |_| {
-        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+        assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
         drop(object);
         assert_eq!((n2.stats().attached, n2.stats().windows), (0, 1));
     });
@@ -83,8 +83,8 @@ fn s18_an_invalidation_between_pin_and_install<P: Host>() {
             process.mmap_fixed(a, PAGE, Prot::RW);
             process.store(a, 2).unwrap();
         });
-        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again, "{seam:?}");
-        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Idle, 0), "{seam:?}");
+        assert_eq!(object.try_acquire().unwrap_err(), Error::Again, "{seam:?}");
+        assert_eq!((object.state(), w.machine.pins()), (State::Idle, 0), "{seam:?}");
         assert_eq!(w.read(&w.lease(&object), 0), 2);
         drop(object);
         w.finish();
@@ -106,7 +106,7 @@ fn s19_a_pin_between_start_and_clear_is_not_installed<P: Host>() {
         let (a, object) = w.object(1);
         let late = object.clone();
         w.machine.once(Seam::Started, move |_| {
-            assert_eq!(UserPtr::try_acquire(&late).unwrap_err(), Error::Again);
+            assert_eq!(late.try_acquire().unwrap_err(), Error::Again);
         });
         change(&w.process, a);
         assert_eq!((w.machine.pins(), w.count(Seam::Pinned)), (0, 0));
@@ -126,7 +126,7 @@ fn s19_a_pin_between_start_and_clear_is_not_installed<P: Host>() {
     });
     let machine = w.machine.clone();
     w.machine.once(Seam::Pinned, move |_| assert_eq!(machine.pins(), 1, "the old page is pinned"));
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+    assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
     assert_eq!(w.machine.pins(), 0);
     drop(open);
     thread.recv().unwrap().join().unwrap();

@@ -4,7 +4,7 @@ use crate::world::{Host, Setup, World, range, until};
 use std::sync::mpsc::channel;
 use std::thread;
 use userptr::notifier::State;
-use userptr::{Context, Error, Flags, Refcount, UserPtr};
+use userptr::{Error, Flags, Refcount};
 use userptr_sim::{PAGE, PinFault, Seam, Space};
 
 fn s60_a_forked_child_gets_nothing<P: Host>() {
@@ -16,9 +16,9 @@ fn s60_a_forked_child_gets_nothing<P: Host>() {
     let child = w.process.fork();
     {
         let _in = child.enter();
-        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Fault);
-        assert_eq!(UserPtr::acquire(&object).unwrap_err(), Error::Fault);
-        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Idle, 0));
+        assert_eq!(object.try_acquire().unwrap_err(), Error::OtherSpace);
+        assert_eq!(object.acquire().unwrap_err(), Error::OtherSpace);
+        assert_eq!((object.state(), w.machine.pins()), (State::Idle, 0));
     }
     {
         let _in = w.enter();
@@ -27,9 +27,9 @@ fn s60_a_forked_child_gets_nothing<P: Host>() {
     {
         // Not even what is there already.
         let _in = child.enter();
-        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Fault);
+        assert_eq!(object.try_acquire().unwrap_err(), Error::OtherSpace);
         // Its own object over the same address is its own memory.
-        let own = Context::create(&w.ctx, &Space::of(&child), a, PAGE, 0).unwrap();
+        let own = w.ctx.register_raw(&Space::of(&child), a, PAGE, 0).unwrap();
         w.process.store(a, 5).unwrap();
         assert_eq!(w.read(&w.lease(&own), 0), 1);
         assert_eq!(w.ctx.stats().spaces, 2);
@@ -37,7 +37,7 @@ fn s60_a_forked_child_gets_nothing<P: Host>() {
     }
     let _in = w.enter();
     // The pin for writing had broken the parent's copy-on-write, so the parent wrote to the device's page.
-    assert_eq!(UserPtr::state(&object), State::Ready);
+    assert_eq!(object.state(), State::Ready);
     assert_eq!(w.read(&w.lease(&object), 0), 5);
     drop((object, child));
     w.finish();
@@ -52,7 +52,7 @@ fn s61_a_fork_during_a_pin<P: Host>() {
         let (to_child, child) = channel();
         w.machine.once(seam, move |_| to_child.send(process.fork()).unwrap());
         // Between attach and commit, so the pages that became shared are not installed.
-        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again, "{seam:?}");
+        assert_eq!(object.try_acquire().unwrap_err(), Error::Again, "{seam:?}");
         assert_eq!(w.machine.pins(), 0, "{seam:?}");
         let child = child.recv().unwrap();
         let lease = w.lease(&object);
@@ -122,16 +122,16 @@ fn s64_a_limit_that_is_exceeded_midway<P: Host>() {
     let (a, small) = w.pinned(2);
     let (_, object) = w.object(3);
     // Two are charged, and two more are allowed.
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Limit);
+    assert_eq!(object.try_acquire().unwrap_err(), Error::Limit);
     assert_eq!((w.record().charged(), w.machine.pins()), (2, 2));
-    assert_eq!(UserPtr::state(&object), State::Idle);
+    assert_eq!(object.state(), State::Idle);
     // By a worker, in two parts: the first is given back, too.
     w.machine.inject().fast_pin(PinFault::Part(0));
     w.machine.inject().slow_pin(PinFault::Part(1));
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+    assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
     w.work();
     assert_eq!((w.record().charged(), w.machine.pins()), (2, 2));
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Limit);
+    assert_eq!(object.try_acquire().unwrap_err(), Error::Limit);
     // Room again.
     w.process.munmap(a, PAGE);
     assert_eq!(w.record().charged(), 0);
@@ -153,7 +153,7 @@ fn s65_the_charge_goes_back_to_the_one_who_was_charged<P: Host>() {
     {
         // Evicted by a thread of another process, then pinned again, then released there.
         let _in = other.enter();
-        UserPtr::put_pages(&object).unwrap();
+        object.put_pages().unwrap();
         assert_eq!((w.record().charged(), other.record().charged()), (0, 0));
     }
     {
@@ -209,7 +209,7 @@ fn s68_a_read_only_object_is_never_dirtied<P: Host>() {
             lease.mark_written();
         }
         drop(lease);
-        UserPtr::put_pages(&object).unwrap();
+        object.put_pages().unwrap();
         let state = w.machine.page(page);
         assert_eq!((state.dirty, state.accessed), (dirty, true), "{flags:?}, written: {written}");
         // The mark belongs to the pages, not to the object.
@@ -227,7 +227,7 @@ fn s68_a_read_only_object_is_never_dirtied<P: Host>() {
     w.write(&lease, 0, 1);
     drop(lease);
     object.advise_wanted(false);
-    UserPtr::put_pages(&object).unwrap();
+    object.put_pages().unwrap();
     assert_eq!((w.machine.page(page).dirty, w.machine.page(page).accessed), (false, false));
     // A read-only object over memory that may only be read, and one that may not be written over the same.
     let b = w.memory(1);
@@ -235,9 +235,9 @@ fn s68_a_read_only_object_is_never_dirtied<P: Host>() {
     let read = w.try_create(b, PAGE, Flags::READ_ONLY.bits()).unwrap();
     assert_eq!(w.read(&w.lease(&read), 0), 1);
     let write = w.create(b, 1);
-    assert_eq!(UserPtr::try_acquire(&write).unwrap_err(), Error::Again);
+    assert_eq!(write.try_acquire().unwrap_err(), Error::Again);
     w.work();
-    assert_eq!(UserPtr::try_acquire(&write).unwrap_err(), Error::Fault);
+    assert_eq!(write.try_acquire().unwrap_err(), Error::Fault);
     assert!(range(b, PAGE).overlaps(read.range()));
     drop((object, read, write));
     w.finish();
@@ -246,7 +246,7 @@ fn s68_a_read_only_object_is_never_dirtied<P: Host>() {
     let w = World::<P>::with(Setup::default().limits(|l| l.read_only = false));
     let _in = w.enter();
     let a = w.memory(1);
-    assert_eq!(w.try_create(a, PAGE, Flags::READ_ONLY.bits()).unwrap_err(), Error::NoDevice);
+    assert_eq!(w.try_create(a, PAGE, Flags::READ_ONLY.bits()).unwrap_err(), Error::NotReadOnly);
     w.finish();
 }
 
@@ -257,11 +257,11 @@ fn s42_a_machine_without_notifications<P: Host>() {
     w.machine.set_notifies(false);
     w.record().set_capable(true);
     let a = w.memory(1);
-    assert_eq!(w.try_create(a, PAGE, 0).unwrap_err(), Error::NoDevice);
+    assert_eq!(w.try_create(a, PAGE, 0).unwrap_err(), Error::NoNotifications);
     let object = w.try_create(a, PAGE, Flags::UNSYNCHRONIZED.bits()).unwrap();
     drop(w.lease(&object));
-    assert_eq!(UserPtr::export(&object), Err(Error::NoDevice));
-    assert_eq!(UserPtr::state(&object), State::Ready);
+    assert_eq!(object.export(), Err(Error::NoNotifications));
+    assert_eq!(object.state(), State::Ready);
     drop(object);
     w.finish();
 }

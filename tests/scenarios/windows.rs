@@ -1,12 +1,13 @@
 //! Scenarios 20 to 26: starts, windows, and what is stale after them.
 
+use crate::ext::AddressSpaceSide;
 use crate::world::{Host, Setup, World, range, rounds, until};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 use userptr::notifier::State;
-use userptr::{Blockable, Error, Outcome, UserPtr};
+use userptr::{Blockable, Error, Outcome};
 use userptr_sim::{Op, PAGE, Process, Prot, Seam};
 
 fn s20_a_start_returns_when_the_device_is_idle_and_the_pages_are_unpinned<P: Host>() {
@@ -83,10 +84,10 @@ fn s20_after_no_operation_is_a_page_stale<P: Host>() {
             let object = w.try_create(a, PAGE, flags).unwrap();
             assert_eq!(w.read(&w.lease(&object), 0), 1);
             change(&w.process, a);
-            assert_ne!(UserPtr::state(&object), State::Ready, "operation {n}");
+            assert_ne!(object.state(), State::Ready, "operation {n}");
             // The device uses whatever it can get from now on; the machine checks each access.
             for _ in 0..3 {
-                let Ok(lease) = UserPtr::try_acquire(&object) else {
+                let Ok(lease) = object.try_acquire() else {
                     w.work();
                     continue;
                 };
@@ -112,8 +113,8 @@ fn s21_a_submission_is_inside_its_lease<P: Host>() {
     thread::scope(|s| {
         s.spawn(|| w.process.munmap(a, PAGE));
         // The start has closed the object: it waits for our lease.
-        until(|| UserPtr::state(&object) == State::Revoking);
-        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again, "no new lease");
+        until(|| object.state() == State::Revoking);
+        assert_eq!(object.try_acquire().unwrap_err(), Error::Again, "no new lease");
         // Checked before, published now: the cancel has not asked the device yet.
         assert!(waits.try_recv().is_err());
         let job = w.job(&lease);
@@ -133,19 +134,19 @@ fn s22_the_last_end_opens_the_window<P: Host>() {
     let (a, object) = w.object(4);
     let n = w.notifier(&object);
     let again = || {
-        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+        assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
         w.work();
         assert_eq!(w.machine.pins(), 0);
     };
     let windows = [range(a, PAGE), range(a, 4 * PAGE), range(a + 3 * PAGE, PAGE), range(a, PAGE)];
     for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 0, 3, 2]] {
         for window in windows {
-            assert_eq!(n.invalidate_start(window, Blockable::Yes), Ok(Outcome::Idle));
+            assert_eq!(n.invalidate_and_wait(window, Blockable::Yes), Ok(Outcome::Idle));
             again();
         }
         for at in order {
             again();
-            n.invalidate_end(windows[at]);
+            n.end(windows[at]);
         }
         drop(w.lease(&object));
     }
@@ -153,11 +154,11 @@ fn s22_the_last_end_opens_the_window<P: Host>() {
     let elsewhere = range(a + 64 * PAGE, PAGE);
     for k in 0..40 {
         let window = if k % 2 == 0 { range(a, PAGE) } else { elsewhere };
-        assert_eq!(n.invalidate_start(window, Blockable::Yes), Ok(Outcome::Idle));
+        assert_eq!(n.invalidate_and_wait(window, Blockable::Yes), Ok(Outcome::Idle));
     }
     for k in 0..40 {
         again();
-        n.invalidate_end(if k % 2 == 0 { elsewhere } else { range(a, PAGE) });
+        n.end(if k % 2 == 0 { elsewhere } else { range(a, PAGE) });
     }
     drop(w.lease(&object));
     // Nested in reality: a reclaim inside an unmap, of the same page and of its neighbour.
@@ -168,7 +169,7 @@ fn s22_the_last_end_opens_the_window<P: Host>() {
         let record = w.record().clone();
         w.machine.once_in(Op::Dontneed, Seam::Started, move |_| {
             process.reclaim(b + page * PAGE, PAGE, true).unwrap();
-            assert_eq!(UserPtr::try_acquire(&late).unwrap_err(), Error::Again);
+            assert_eq!(late.try_acquire().unwrap_err(), Error::Again);
             let _ = record;
             PARKED.with_borrow_mut(|p| p.push(std::mem::ManuallyDrop::into_inner(process)));
         });
@@ -204,7 +205,7 @@ fn s25_a_neighbour_keeps_its_pages<P: Host>() {
     }
     w.process.munmap(a + PAGE, PAGE);
     assert_eq!(
-        [0, 1, 2].map(|n| UserPtr::state(&objects[n])),
+        [0, 1, 2].map(|n| objects[n].state()),
         [State::Ready, State::Idle, State::Ready],
         "the pages that touch the range from both sides are not in it"
     );
@@ -226,7 +227,7 @@ fn s26_a_start_on_the_empty_index_never_misses_an_attach<P: Host>() {
         s.spawn(|| {
             let _in = w.enter();
             while !stop.load(Ordering::Relaxed) {
-                if let Ok(lease) = UserPtr::try_acquire(&object) {
+                if let Ok(lease) = object.try_acquire() {
                     // The machine compares with what the process has there at this moment.
                     w.write(&lease, 2, 3);
                     got.fetch_add(1, Ordering::Relaxed);
@@ -276,19 +277,19 @@ fn s26_everything_at_once<P: Host>() {
                             object = w.create(a + round % 5 * PAGE, 1 + round % 3);
                         }
                         if round % 11 == 0 {
-                            UserPtr::put_pages(&object).unwrap();
+                            object.put_pages().unwrap();
                         }
-                        match UserPtr::try_acquire(&object) {
+                        match object.try_acquire() {
                             Ok(lease) => {
                                 let job = w.job(&lease);
                                 drop(lease);
                                 job.write(5, round as u8);
-                                let _ = job.read(object.pages() * PAGE - 1);
+                                let _ = job.read(object.page_count() * PAGE - 1);
                                 used.fetch_add(1, Ordering::Relaxed);
                             }
                             Err(Error::Again) => thread::yield_now(),
                             Err(Error::Fault) => {
-                                UserPtr::reset(&object);
+                                object.reset();
                             }
                             Err(error) => panic!("{error}"),
                         }

@@ -1,10 +1,11 @@
 //! Scenarios 27 to 37: the slow path.
 
+use crate::ext::AddressSpaceSide;
 use crate::world::{Host, Setup, World, range, rounds, until};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use userptr::Error;
 use userptr::notifier::State;
-use userptr::{Error, Notifier, Ref, UserPtr};
 use userptr_sim::{Op, PAGE, PinFault, Prot, Seam};
 
 fn s27_a_partial_fast_pin_is_given_back_once_and_the_worker_finishes<P: Host>() {
@@ -13,28 +14,28 @@ fn s27_a_partial_fast_pin_is_given_back_once_and_the_worker_finishes<P: Host>() 
     let a = w.process.mmap(5 * PAGE);
     w.process.touch(a, 2 * PAGE, 1).unwrap();
     let object = w.create(a, 5);
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
-    assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Acquiring, 0));
+    assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
+    assert_eq!((object.state(), w.machine.pins()), (State::Acquiring, 0));
     assert_eq!(w.count(Seam::Unpin), 1);
     w.work();
-    assert_eq!((UserPtr::state(&object), w.machine.pins(), w.record().charged()), (State::Ready, 5, 5));
-    w.lease(&object).with(|m| assert_eq!(m.pages.len(), 5));
+    assert_eq!((object.state(), w.machine.pins(), w.record().charged()), (State::Ready, 5, 5));
+    assert_eq!(w.lease(&object).pages().len(), 5);
     // A slow pin that gets part goes on from there.
-    UserPtr::put_pages(&object).unwrap();
+    object.put_pages().unwrap();
     w.machine.inject().fast_pin(PinFault::Part(0));
     w.machine.inject().slow_pin(PinFault::Part(2));
     w.machine.inject().slow_pin(PinFault::Part(1));
     drop(w.lease(&object));
     assert_eq!(w.machine.pins(), 5);
     // One that gets part and then fails gives the part back.
-    UserPtr::put_pages(&object).unwrap();
+    object.put_pages().unwrap();
     w.machine.inject().fast_pin(PinFault::Part(4));
     w.machine.inject().slow_pin(PinFault::Part(3));
     w.machine.inject().slow_pin(PinFault::Fail(Error::NoMemory));
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+    assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
     w.work();
     assert_eq!((w.machine.pins(), w.record().charged()), (0, 0));
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::NoMemory);
+    assert_eq!(object.try_acquire().unwrap_err(), Error::NoMemory);
     drop(object);
     w.finish();
 }
@@ -51,16 +52,16 @@ fn s28_a_superseded_worker_that_ends_last_changes_nothing<P: Host>() {
             process.dontneed(a, PAGE);
             process.touch(a, 2 * PAGE, 2).unwrap();
             let _in = machine.enter(&process);
-            drop(UserPtr::try_acquire(&again).unwrap());
+            drop(again.try_acquire().unwrap());
         };
-        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+        assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
         match seam {
             Seam::PinBegin | Seam::Pinned => w.machine.once_in(Op::SlowPin, seam, move |_| newer()),
             _ => w.machine.once(seam, move |_| newer()),
         }
         w.work();
-        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Ready, 2), "{seam:?}");
-        let lease = UserPtr::try_acquire(&object).unwrap();
+        assert_eq!((object.state(), w.machine.pins()), (State::Ready, 2), "{seam:?}");
+        let lease = object.try_acquire().unwrap();
         assert_eq!(w.read(&lease, 0), 2, "{seam:?}");
         drop(lease);
         drop(object);
@@ -74,12 +75,12 @@ fn s29_a_cancel_while_a_worker_pins<P: Host>() {
         let _in = w.enter();
         let a = w.process.mmap(2 * PAGE);
         let object = w.create(a, 2);
-        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
-        assert_eq!(Ref::count(&object), 2, "the worker has a reference");
+        assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
+        assert_eq!(object.handles(), 2, "the worker has a reference");
         let process = w.record().users().unwrap();
         w.machine.once_in(Op::SlowPin, seam, move |_| process.dontneed(a, PAGE));
         w.work();
-        assert_eq!((UserPtr::state(&object), w.machine.pins(), Ref::count(&object)), (State::Idle, 0, 1));
+        assert_eq!((object.state(), w.machine.pins(), object.handles()), (State::Idle, 0, 1));
         // Nothing was wrong, so nothing is reported.
         drop(w.lease(&object));
         drop(object);
@@ -94,7 +95,7 @@ fn s29_a_superseded_worker_stops_early<P: Host>() {
     let pages = 4000;
     let a = w.process.mmap(pages * PAGE);
     let object = w.create(a, pages);
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+    assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
     let process = w.record().users().unwrap();
     w.machine.once_in(Op::SlowPin, Seam::Pinned, move |_| process.dontneed(a, PAGE));
     let strides =
@@ -114,13 +115,13 @@ fn s30_a_fault_sticks_until_the_mapping_changes_or_a_reset<P: Host>() {
     let (a, object) = w.object(3);
     let fails = |why: &str| {
         for _ in 0..3 {
-            assert!(matches!(UserPtr::try_acquire(&object), Err(Error::Fault)), "{why}");
+            assert!(matches!(object.try_acquire(), Err(Error::Fault)), "{why}");
         }
     };
     w.process.munmap(a + PAGE, PAGE);
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+    assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
     w.work();
-    assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Failed, 0));
+    assert_eq!((object.state(), w.machine.pins()), (State::Failed, 0));
     let pins = w.count(Seam::PinBegin);
     fails("it sticks");
     assert_eq!(w.count(Seam::PinBegin), pins, "nothing is tried again");
@@ -128,14 +129,14 @@ fn s30_a_fault_sticks_until_the_mapping_changes_or_a_reset<P: Host>() {
     w.process.mmap_fixed(a + PAGE, PAGE, Prot::RW);
     fails("nothing was unmapped, so nobody was told");
     w.process.munmap(a + 2 * PAGE, PAGE);
-    assert_eq!(UserPtr::state(&object), State::Idle);
+    assert_eq!(object.state(), State::Idle);
     w.process.mmap_fixed(a + 2 * PAGE, PAGE, Prot::RW);
     drop(w.lease(&object));
     // By a fast pin's error, and by a reset.
-    UserPtr::put_pages(&object).unwrap();
+    object.put_pages().unwrap();
     w.machine.inject().fast_pin(PinFault::Fail(Error::Fault));
     fails("a fast pin says so");
-    assert!(UserPtr::reset(&object) && !UserPtr::reset(&object));
+    assert!(object.reset() && !object.reset());
     drop(w.lease(&object));
     drop(object);
     w.finish();
@@ -148,24 +149,24 @@ fn s31_out_of_memory_is_reported_once<P: Host>() {
     let object = w.create(a, 2);
     for error in [Error::NoMemory, Error::Interrupted, Error::Limit] {
         w.machine.inject().slow_pin(PinFault::Fail(error));
-        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+        assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
         w.work();
-        assert_eq!(UserPtr::state(&object), State::Idle);
-        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), error);
+        assert_eq!(object.state(), State::Idle);
+        assert_eq!(object.try_acquire().unwrap_err(), error);
         drop(w.lease(&object));
-        UserPtr::put_pages(&object).unwrap();
+        object.put_pages().unwrap();
         w.process.dontneed(a, 2 * PAGE);
     }
     // The same of the device's map, on both ways.
     w.machine.inject().prepare(Error::NoMemory);
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+    assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
     w.work();
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::NoMemory);
+    assert_eq!(object.try_acquire().unwrap_err(), Error::NoMemory);
     drop(w.lease(&object));
-    UserPtr::put_pages(&object).unwrap();
+    object.put_pages().unwrap();
     w.machine.inject().prepare(Error::NoMemory);
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::NoMemory);
-    assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Idle, 0));
+    assert_eq!(object.try_acquire().unwrap_err(), Error::NoMemory);
+    assert_eq!((object.state(), w.machine.pins()), (State::Idle, 0));
     drop(w.lease(&object));
     drop(object);
     w.finish();
@@ -178,40 +179,31 @@ fn s32_no_pages_is_an_error_and_no_loop<P: Host>() {
     w.machine.inject().fast_pin(PinFault::Part(0));
     w.machine.inject().slow_pin(PinFault::Part(1));
     w.machine.inject().slow_pin(PinFault::Part(0));
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+    assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
     w.work();
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Fault);
+    assert_eq!(object.try_acquire().unwrap_err(), Error::Fault);
     assert_eq!((w.machine.pins(), w.record().charged()), (0, 0));
-    assert!(UserPtr::reset(&object));
+    assert!(object.reset());
     drop(w.lease(&object));
     drop(object);
     w.finish();
 }
 
 fn s33_the_worker_limit_leaves_nothing_attached<P: Host>() {
-    let w = World::<P>::with(Setup::default().limits(|l| l.workers = 1));
+    let w = World::<P>::with(Setup::default().limits(|l| l.max_workers = 1));
     let _in = w.enter();
     let a = w.process.mmap(2 * PAGE);
     let (one, two) = (w.create(a, 1), w.create(a + PAGE, 1));
-    assert_eq!(UserPtr::try_acquire(&one).unwrap_err(), Error::Again);
+    assert_eq!(one.try_acquire().unwrap_err(), Error::Again);
     for _ in 0..3 {
-        assert_eq!(UserPtr::try_acquire(&two).unwrap_err(), Error::Again);
-        assert_eq!((UserPtr::state(&two), Ref::count(&two)), (State::Idle, 1));
+        assert_eq!(two.try_acquire().unwrap_err(), Error::Again);
+        assert_eq!((two.state(), two.handles()), (State::Idle, 1));
     }
     assert_eq!((w.ctx.stats().workers, w.stats(&two).attached), (1, 1));
     w.work();
     assert_eq!(w.ctx.stats().workers, 0);
     drop((w.lease(&one), w.lease(&two)));
     drop((one, two));
-    w.finish();
-
-    // None at all: the waiting acquire ends with an error, too.
-    let w = World::<P>::with(Setup::deadline(1).limits(|l| l.workers = 0));
-    let _in = w.enter();
-    let object = w.create(w.process.mmap(PAGE), 1);
-    assert_eq!(UserPtr::acquire(&object).unwrap_err(), Error::TimedOut);
-    assert_eq!(UserPtr::state(&object), State::Idle);
-    drop(object);
     w.finish();
 }
 
@@ -220,21 +212,22 @@ fn s34_a_refused_enqueue_gives_the_reference_back<P: Host>() {
     let _in = w.enter();
     let a = w.process.mmap(PAGE);
     let object = w.create(a, 1);
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
+    assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
     w.process.dontneed(a, PAGE);
-    assert_eq!(UserPtr::state(&object), State::Idle);
+    assert_eq!(object.state(), State::Idle);
     // The item is still pending: the new ticket is served by its run.
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
-    assert_eq!((Ref::count(&object), w.ctx.stats().workers), (2, 1));
-    assert_eq!(UserPtr::state(&object), State::Acquiring);
+    assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
+    assert_eq!((object.handles(), w.ctx.stats().workers), (2, 1));
+    assert_eq!(object.state(), State::Acquiring);
     w.work();
-    assert_eq!((UserPtr::state(&object), Ref::count(&object)), (State::Ready, 1));
+    assert_eq!((object.state(), object.handles()), (State::Ready, 1));
     assert_eq!(w.count(Seam::Prepare), 1, "one run for both");
     // Refused for good: the queue is shut down.
     w.process.dontneed(a, PAGE);
     w.pins.shut_down();
-    assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
-    assert_eq!((UserPtr::state(&object), Ref::count(&object)), (State::Idle, 1));
+    assert_eq!(object.try_acquire().unwrap_err(), Error::ShutDown);
+    assert_eq!(object.acquire().unwrap_err(), Error::ShutDown);
+    assert_eq!((object.state(), object.handles()), (State::Idle, 1));
     assert_eq!(w.ctx.stats().workers, 0);
     drop(object);
     w.finish();
@@ -255,7 +248,7 @@ fn s35_and_s36_a_cancel_runs_again_for_each_attach<P: Host>() {
             s.spawn(|| {
                 let _in = w.enter();
                 while !stop.load(Ordering::Relaxed) {
-                    if let Ok(lease) = UserPtr::try_acquire(&object) {
+                    if let Ok(lease) = object.try_acquire() {
                         w.write(&lease, 0, 1);
                         got.fetch_add(1, Ordering::Relaxed);
                     }
@@ -266,7 +259,7 @@ fn s35_and_s36_a_cancel_runs_again_for_each_attach<P: Host>() {
         for _ in 0..rounds(500) {
             let before = got.load(Ordering::Relaxed);
             w.process.dontneed(a, PAGE);
-            assert!(!Notifier::is_cancel_pending(&object) || UserPtr::state(&object) == State::Revoking);
+            assert!(!object.is_revoke_pending() || object.state() == State::Revoking);
             w.process.store(a, 1).unwrap();
             until(|| got.load(Ordering::Relaxed) > before);
         }
@@ -283,18 +276,18 @@ fn s36_attached_and_cancel_pending_exclude_each_other<P: Host>() {
     let (a, object) = w.pinned(1);
     let n = w.notifier(&object);
     for _ in 0..3 {
-        let stopping = n.begin(range(a, PAGE), userptr::Blockable::Yes).unwrap();
-        stopping.let_go();
-        assert!(Notifier::is_cancel_pending(&object));
-        assert_eq!(UserPtr::state(&object), State::Revoking);
-        n.invalidate_end(range(a, PAGE));
-        assert_eq!(UserPtr::try_acquire(&object).unwrap_err(), Error::Again);
-        assert_eq!(UserPtr::state(&object), State::Revoking);
+        let stopping = n.invalidate_start(range(a, PAGE), userptr::Blockable::Yes).unwrap();
+        stopping.finish_without_waiting();
+        assert!(object.is_revoke_pending());
+        assert_eq!(object.state(), State::Revoking);
+        n.end(range(a, PAGE));
+        assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
+        assert_eq!(object.state(), State::Revoking);
         w.work();
-        assert!(!Notifier::is_cancel_pending(&object));
-        assert_eq!((UserPtr::state(&object), w.machine.pins()), (State::Idle, 0));
+        assert!(!object.is_revoke_pending());
+        assert_eq!((object.state(), w.machine.pins()), (State::Idle, 0));
         drop(w.lease(&object));
-        assert!(!Notifier::is_cancel_pending(&object));
+        assert!(!object.is_revoke_pending());
     }
     drop((n, object));
     w.finish();
@@ -315,11 +308,11 @@ fn s37_constant_invalidation_ends_in_a_defined_error<P: Host>() {
         if slow {
             w.process.dontneed(a, PAGE);
         }
-        assert_eq!(UserPtr::acquire(&object).unwrap_err(), Error::Busy);
+        assert_eq!(object.acquire().unwrap_err(), Error::Busy);
         let tries = w.count(Seam::Pinned);
         assert!((2..200).contains(&tries), "{tries} tries");
         w.machine.clear_seams();
-        drop(UserPtr::acquire(&object).unwrap());
+        drop(object.acquire().unwrap());
         drop(object);
         w.finish();
     }
@@ -331,17 +324,17 @@ fn s37_the_waiting_acquire_waits<P: Host>() {
     let _in = w.enter();
     let a = w.process.mmap(PAGE);
     let object = w.create(a, 1);
-    drop(UserPtr::acquire(&object).unwrap());
+    drop(object.acquire().unwrap());
     let n = w.notifier(&object);
     let window = range(a, PAGE);
-    assert!(n.invalidate_start(window, userptr::Blockable::Yes).is_ok());
+    assert!(n.invalidate_and_wait(window, userptr::Blockable::Yes).is_ok());
     thread::scope(|s| {
         let waiter = s.spawn(|| {
             let _in = w.enter();
-            drop(UserPtr::acquire(&object).unwrap());
+            drop(object.acquire().unwrap());
         });
-        assert_eq!(UserPtr::state(&object), State::Idle);
-        n.invalidate_end(window);
+        assert_eq!(object.state(), State::Idle);
+        n.end(window);
         waiter.join().unwrap();
     });
     // A window that stays open for longer than the deadline.
@@ -349,10 +342,10 @@ fn s37_the_waiting_acquire_waits<P: Host>() {
     let _in = w2.enter();
     let (b, other) = w2.object(1);
     let n2 = w2.notifier(&other);
-    assert!(n2.invalidate_start(range(b, PAGE), userptr::Blockable::Yes).is_ok());
-    assert_eq!(UserPtr::acquire(&other).unwrap_err(), Error::TimedOut);
-    n2.invalidate_end(range(b, PAGE));
-    drop(UserPtr::acquire(&other).unwrap());
+    assert!(n2.invalidate_and_wait(range(b, PAGE), userptr::Blockable::Yes).is_ok());
+    assert_eq!(other.acquire().unwrap_err(), Error::TimedOut);
+    n2.end(range(b, PAGE));
+    drop(other.acquire().unwrap());
     drop((n2, other));
     drop(_in);
     w2.finish();

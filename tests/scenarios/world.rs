@@ -9,14 +9,13 @@ use std::time::Duration;
 use userptr::notifier::{NotifierStats, State};
 use userptr::platforms::std::Std;
 use userptr::{
-    AddrRange, Context, Error, Lease, Limits, Notifier, Platform, Queues, Ref, SoftQueue, SoftWork, UserPtr,
-    UserPtrRef,
+    AddrRange, Context, Error, Lease, Limits, Notifier, Platform, Ref, SharedQueue, SoftWork, UserPtr,
 };
 use userptr_sim::platform::Sim;
 use userptr_sim::{DmaDevice, DmaMap, Engine, Entered, Job, Machine, PAGE, Process, Record, Seam, Space};
 
 /// A host of the scenarios.
-pub trait Host: Platform<Queue = Ref<SoftQueue<Self>, Self>, Work = SoftWork<Self>> {
+pub trait Host: Platform<Queue = Ref<SharedQueue<Self>, Self>, Work = SoftWork<Self>> {
     /// Whether it checks locks and meters allocations.
     const CHECKS: bool;
 }
@@ -28,8 +27,8 @@ impl Host for Sim {
 }
 
 pub type Device<P> = DmaDevice<P>;
-pub type Object<P> = UserPtrRef<Device<P>>;
-pub type Ctx<P> = Ref<Context<Device<P>>, P>;
+pub type Object<P> = UserPtr<Device<P>>;
+pub type Ctx<P> = Context<Device<P>>;
 
 /// Long enough for any machine, short enough for a report.
 const DEADLINE: Duration = Duration::from_secs(if cfg!(miri) { 600 } else { 60 });
@@ -104,7 +103,7 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         // No deadline: a wait that should end and does not is found by the watchdog, and not taken for a time-out.
-        let limits = Limits { deadline: None, ..Limits::default() };
+        let limits = Limits::default().read_only(true).deadline(None);
         Self { limits, queued: false, threads: 0 }
     }
 }
@@ -141,9 +140,9 @@ pub struct World<P: Host> {
 }
 
 fn queue<P: Host>(machine: &Machine, n: usize, threads: &mut Vec<JoinHandle<()>>) -> P::Queue {
-    let queue: P::Queue = Ref::try_new(SoftQueue::blank()).unwrap_or_else(|_| panic!("no memory"));
+    let queue: P::Queue = SharedQueue::try_new().unwrap();
     for _ in 0..n {
-        let (queue, machine) = (queue.clone(), machine.clone());
+        let (queue, machine) = (queue.queue().clone(), machine.clone());
         threads.push(thread::spawn(move || {
             let _in = machine.enter_nobody();
             queue.work();
@@ -178,9 +177,12 @@ impl<P: Host> World<P> {
         let pins = queue::<P>(&machine, setup.threads, &mut threads);
         let frees = queue::<P>(&machine, setup.threads, &mut threads);
         let cancels = cancels.map(|n| queue::<P>(&machine, n, &mut threads));
-        let queues = Queues { pins: pins.clone(), cancels: cancels.clone(), frees: frees.clone() };
-        let device = Device::new(&machine, setup.limits);
-        let ctx = Context::try_new(device, queues).unwrap_or_else(|(_, e)| panic!("{e}"));
+        let device = Device::with_limits(&machine, setup.limits);
+        let mut builder = Context::builder(device).pin_queue(pins.clone()).release_queue(frees.clone());
+        if let Some(queue) = &cancels {
+            builder = builder.revoke_queue(queue.clone());
+        }
+        let ctx = builder.build().unwrap();
         Self { machine, process, ctx, pins, cancels, frees, threads }
     }
 
@@ -208,7 +210,7 @@ impl<P: Host> World<P> {
     }
 
     pub fn try_create(&self, address: usize, len: usize, flags: u32) -> Result<Object<P>, Error> {
-        Context::create(&self.ctx, &self.space(), address, len, flags)
+        self.ctx.register_raw(&self.space(), address, len, flags)
     }
 
     pub fn create(&self, address: usize, pages: usize) -> Object<P> {
@@ -232,14 +234,14 @@ impl<P: Host> World<P> {
     pub fn pinned(&self, pages: usize) -> (usize, Object<P>) {
         let (address, object) = self.object(pages);
         drop(self.lease(&object));
-        assert_eq!(UserPtr::state(&object), State::Ready);
+        assert_eq!(object.state(), State::Ready);
         (address, object)
     }
 
     /// A lease; runs the queues if that helps.
     pub fn lease<'a>(&self, object: &'a Object<P>) -> Lease<'a, Device<P>> {
         for _ in 0..64 {
-            match UserPtr::try_acquire(object) {
+            match object.try_acquire() {
                 Ok(lease) => return lease,
                 Err(Error::Again) => self.work(),
                 Err(error) => panic!("no lease: {error}"),
@@ -257,7 +259,7 @@ impl<P: Host> World<P> {
                 break;
             }
         }
-        self.ctx.flush();
+        self.ctx.drain();
     }
 
     /// The notifier's numbers for the process of an object.
@@ -271,22 +273,22 @@ impl<P: Host> World<P> {
 
     /// What the device reads through a lease.
     pub fn read(&self, lease: &Lease<'_, Device<P>>, offset: usize) -> u8 {
-        lease.with(|m| self.engine().read(m.map, offset))
+        self.engine().read(lease.map(), offset)
     }
 
     /// What the device writes through a lease.
     pub fn write(&self, lease: &Lease<'_, Device<P>>, offset: usize, value: u8) {
         lease.mark_written();
-        lease.with(|m| self.engine().write(m.map, offset, value));
+        self.engine().write(lease.map(), offset, value);
     }
 
     /// A job that goes on after the lease is dropped.
     pub fn job(&self, lease: &Lease<'_, Device<P>>) -> Job {
-        lease.with(|m| self.engine().start(m.map))
+        self.engine().start(lease.map())
     }
 
     pub fn map(&self, lease: &Lease<'_, Device<P>>) -> DmaMap {
-        lease.with(|m| m.map.clone())
+        lease.map().clone()
     }
 
     /// Holds up the next thread that reaches the seam.
@@ -310,7 +312,7 @@ impl<P: Host> World<P> {
         self.work();
         let stats = self.ctx.stats();
         assert_eq!((stats.spaces, stats.workers), (0, 0), "address spaces or workers are left");
-        assert_eq!(Ref::count(&self.ctx), 1, "somebody still holds the context");
+        assert_eq!(self.ctx.handles(), 1, "somebody still holds the context");
         let Self { machine, process, ctx, pins, cancels, frees, threads } = self;
         drop(ctx);
         for queue in [Some(pins), cancels, Some(frees)].into_iter().flatten() {
@@ -355,7 +357,7 @@ trait Drained {
     fn drain_with_threads(&self, threads: bool);
 }
 
-impl<P: Host> Drained for Ref<SoftQueue<P>, P> {
+impl<P: Host> Drained for Ref<SharedQueue<P>, P> {
     fn drain_with_threads(&self, threads: bool) {
         use userptr::RawQueue;
         if threads {

@@ -22,6 +22,7 @@ mod notify;
 mod ops;
 mod pin;
 pub mod platform;
+mod ranges;
 mod seam;
 mod space;
 mod vma;

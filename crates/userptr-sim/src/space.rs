@@ -10,10 +10,12 @@ use crate::platform::lockdep;
 use core::fmt;
 use core::marker::PhantomData;
 use core::time::Duration;
+use std::boxed::Box;
 use std::sync::Arc;
+use std::vec::Vec;
 use userptr::AddrRange;
 use userptr::Error;
-use userptr::address_space::{AddressSpace, Caller, Pages, Usage, Users};
+use userptr::address_space::{AddressSpace, Current, ForeignMemory, Pages, Usage, Users};
 use userptr::device::{Device, Limits, Prepare};
 use userptr::notifier::{Blockable, Notifier, Outcome};
 use userptr::platform::Platform;
@@ -83,13 +85,13 @@ impl<P: Platform> AddressSpace for Space<P> {
         Some(SpaceUsers { _process: process, space: self.grab() })
     }
 
-    fn caller(&self) -> Caller {
+    fn current(&self) -> Current {
         if self.record.is_current() {
-            Caller::Owner
+            Current::This
         } else if Record::is_nobody_current() {
-            Caller::Nobody
+            Current::None
         } else {
-            Caller::Stranger
+            Current::Other
         }
     }
 
@@ -114,7 +116,7 @@ impl<P: Platform> AddressSpace for Space<P> {
         self.record.register(Box::new(told))
     }
 
-    fn unregister(&self, registration: Arc<Subscription>) {
+    unsafe fn unregister(&self, registration: Arc<Subscription>) {
         self.record.unregister(&registration);
     }
 
@@ -125,7 +127,7 @@ impl<P: Platform> AddressSpace for Space<P> {
         Ok(())
     }
 
-    fn unpin(&self, pages: &[UserPage], usage: Usage) {
+    unsafe fn unpin(&self, pages: &[UserPage], usage: Usage) {
         lockdep::call_out("unpin");
         assert!(pages.iter().all(|p| p.mm == self.record.id()), "pages of another address space");
         let pages: Vec<_> = pages.iter().map(|p| p.page).collect();
@@ -136,6 +138,9 @@ impl<P: Platform> AddressSpace for Space<P> {
         page.page.frame()
     }
 }
+
+// SAFETY: the frames of the machine are a table of its own; no reference of the program points into one.
+unsafe impl<P: Platform> ForeignMemory for Space<P> {}
 
 /// A hold on the users.
 #[derive(Debug)]
@@ -163,12 +168,13 @@ struct Told<P: Platform> {
 impl<P: Platform> Callbacks for Told<P> {
     fn begin(&self, range: AddrRange, blockable: bool) -> Result<Finish<'_>, Refused> {
         let mode = if blockable { Blockable::Yes } else { Blockable::No };
-        let stopping = self.notifier.begin(range, mode).map_err(|_| Refused)?;
-        Ok(Box::new(move || self.machine.note(stopping.finish())))
+        let pending = self.notifier.invalidate_start(range, mode).map_err(|_| Refused)?;
+        Ok(Box::new(move || self.machine.note(pending.finish())))
     }
 
     fn end(&self, range: AddrRange) {
-        self.notifier.invalidate_end(range);
+        // SAFETY: the machine ends what it began, once.
+        unsafe { self.notifier.invalidate_end(range) };
     }
 
     fn exit(&self) {
@@ -185,10 +191,27 @@ pub struct DmaDevice<P: Platform> {
 }
 
 impl<P: Platform> DmaDevice<P> {
+    /// A device in this machine, with the default limits; it honours read-only.
+    #[must_use]
+    pub fn new(machine: &Machine) -> Self {
+        Self::with_limits(machine, Limits::default().read_only(true))
+    }
+
     /// A device in this machine.
     #[must_use]
-    pub fn new(machine: &Machine, limits: Limits) -> Self {
+    pub fn with_limits(machine: &Machine, limits: Limits) -> Self {
         Self { engine: Engine::new(machine), limits, _host: PhantomData }
+    }
+
+    /// Reads a byte at `offset` of a mapping, by DMA. See [`Engine::read`].
+    #[must_use]
+    pub fn read(&self, map: &DmaMap, offset: usize) -> u8 {
+        self.engine.read(map, offset)
+    }
+
+    /// Writes a byte at `offset` of a mapping, by DMA. See [`Engine::write`].
+    pub fn write(&self, map: &DmaMap, offset: usize, value: u8) {
+        self.engine.write(map, offset, value);
     }
 
     /// Its engine.
@@ -211,7 +234,7 @@ impl<P: Platform> Device for DmaDevice<P> {
         let mut frames = what.pages.iter().map(|p| p.page.frame());
         for segment in what.sg.segments() {
             assert!((0..segment.pages).all(|n| frames.next() == Some(segment.frame + n)), "a wrong segment");
-            assert!(segment.pages <= self.limits.sg.segment_pages, "a segment over the limit");
+            assert!(segment.pages <= self.limits.sg.max_segment_pages, "a segment over the limit");
         }
         assert!(frames.next().is_none() && what.sg.pages() == what.pages.len(), "pages without a segment");
         let mm = what.pages.first().map_or(0, |p| p.mm);

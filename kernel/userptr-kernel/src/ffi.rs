@@ -1,4 +1,4 @@
-//! Every foreign declaration of this crate, in one place. Its mirror is `kernel/module/shim.h`.
+//! Every foreign declaration of this crate, in one place. Its mirror is `shim/shim.h`.
 //!
 //! A kernel type lies in Rust as [`Room`]: bytes whose address is stable once settled, and which only C reads or writes.
 
@@ -22,23 +22,52 @@ impl<const N: usize> Room<N> {
     }
 }
 
-macro_rules! rooms {
-    ($($name:ident: $plain:literal, $debug:literal;)*) => {
-        $(
-            /// The bytes of the kernel type of that name: without and with lock debugging.
-            pub const $name: usize = if cfg!(feature = "debug-locks") { $debug } else { $plain };
-        )*
-    };
-}
-rooms! {
-    SPIN: 8, 72;
-    MUTEX: 40, 168;
-    WAIT: 24, 96;
-    WORK: 40, 112;
-}
-
 /// Pages have `1 << PAGE_SHIFT` bytes.
 pub const PAGE_SHIFT: u32 = 12;
+
+/// Defines the rooms, and exports the symbol that C asks for: it has the same numbers in its name (`UK_LAYOUT` in `shim.h`).
+macro_rules! rooms {
+    ($symbol:literal: $($name:ident = $bytes:literal,)*) => {
+        $(
+            /// The bytes of the kernel type of that name.
+            pub const $name: usize = $bytes;
+        )*
+
+        #[unsafe(export_name = $symbol)]
+        static LAYOUT: u8 = 0;
+        const _: () = assert!(names($symbol, &[$($bytes,)* PAGE_SHIFT as usize]), "the symbol has other numbers");
+    };
+}
+#[cfg(not(userptr_debug_locks))]
+rooms!("userptr_rooms_8_40_24_40_pages_12": SPIN = 8, MUTEX = 40, WAIT = 24, WORK = 40,);
+#[cfg(userptr_debug_locks)]
+rooms!("userptr_rooms_72_168_96_112_pages_12": SPIN = 72, MUTEX = 168, WAIT = 96, WORK = 112,);
+
+/// Whether the decimal numbers in a symbol are these, in this order.
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler only")]
+const fn names(symbol: &str, numbers: &[usize]) -> bool {
+    let symbol = symbol.as_bytes();
+    let (mut at, mut found) = (0, 0);
+    while at < symbol.len() {
+        let mut number = None;
+        while at < symbol.len() && symbol[at].is_ascii_digit() {
+            let digit = (symbol[at] - b'0') as usize;
+            number = Some(match number {
+                Some(before) => before * 10 + digit,
+                None => digit,
+            });
+            at += 1;
+        }
+        if let Some(number) = number {
+            if found == numbers.len() || numbers[found] != number {
+                return false;
+            }
+            found += 1;
+        }
+        at += 1;
+    }
+    found == numbers.len()
+}
 
 /// A `struct workqueue_struct`.
 #[repr(C)]
@@ -97,7 +126,7 @@ unsafe extern "C" {
     pub fn uk_free(p: *mut u8);
     pub fn uk_allocations() -> c_long;
     pub fn uk_fence();
-    pub fn uk_count(which: c_uint, by: c_long);
+    pub fn uk_count_hit();
     pub fn uk_counter(which: c_uint) -> c_long;
     pub fn uk_register(mm: *mut Mm, notifier: *const c_void, err: *mut c_int) -> *mut Registration;
     pub fn uk_unregister(reg: *mut Registration);
@@ -106,45 +135,16 @@ unsafe extern "C" {
     pub fn uk_mmdrop(mm: *mut Mm);
     pub fn uk_mmget(mm: *mut Mm) -> bool;
     pub fn uk_mmput(mm: *mut Mm);
+    pub fn uk_untagged(address: usize) -> usize;
     pub fn uk_access_ok(start: usize, len: usize) -> bool;
     pub fn uk_privileged() -> bool;
     pub fn uk_pin_fast(start: usize, n: usize, write: bool, pages: *mut *mut Page) -> c_long;
     pub fn uk_pin(mm: *mut Mm, start: usize, n: usize, write: bool, pages: *mut *mut Page) -> c_long;
     pub fn uk_unpin(pages: *const *mut Page, n: usize, dirty: bool, accessed: bool);
     pub fn uk_pfn(page: *mut Page) -> usize;
-    pub fn uk_copy_page(page: *mut Page, offset: usize, buffer: *mut u8, len: usize, to_page: bool);
-    pub fn uk_fill_page(page: *mut Page, offset: usize, value: u8, len: usize);
     pub fn uk_pause();
     pub fn uk_now_ns() -> u64;
     pub fn uk_signal_pending() -> bool;
-    pub fn uk_copy_from_user(to: *mut u8, from: usize, len: usize) -> c_int;
-    pub fn uk_copy_to_user(to: usize, from: *const u8, len: usize) -> c_int;
-    pub fn uk_edu_present() -> bool;
-    pub fn uk_edu_limits(pages: *mut u64, mapping_pages: *mut u64, reaches_all: *mut bool);
-    pub fn uk_edu_map(frame: usize, pages: usize, write: bool, at: *mut u64) -> c_int;
-    pub fn uk_edu_unmap(at: u64, pages: usize, write: bool);
-    pub fn uk_edu_staging(at: *mut u64) -> *mut u8;
-    pub fn uk_edu_start(memory: u64, len: usize, to_memory: bool);
-    pub fn uk_edu_running() -> c_int;
-}
-
-/// The counters of the shim, by number.
-#[derive(Clone, Copy, Debug)]
-pub enum Counter {
-    /// Jobs of the devices, now.
-    Jobs = 10,
-    /// Bytes they ever copied.
-    Copied = 11,
-    /// DMA transfers from or to pages, ever begun.
-    Transfers = 14,
-    /// Invalidations that took pages from an object.
-    Hits = 15,
-}
-
-/// Adds to a counter.
-pub fn count(which: Counter, by: isize) {
-    // SAFETY: plain numbers.
-    unsafe { uk_count(which as c_uint, by as c_long) }
 }
 
 /// The error of the core for a negative errno of the kernel.
@@ -159,6 +159,3 @@ pub fn error_of(errno: c_int) -> userptr::Error {
         _ => userptr::Error::Fault,
     }
 }
-
-/// What a self-test returns: 0 or the line that failed.
-pub type TestResult = c_int;

@@ -1,4 +1,4 @@
-//! The kernel as a host of the core: [`Kernel`].
+//! The kernel as a platform of the core: [`Kernel`].
 
 use crate::ffi::{self, Room, Workqueue};
 use core::alloc::Layout;
@@ -9,7 +9,7 @@ use core::sync::atomic::{self, Ordering};
 use core::time::Duration;
 use userptr::platform::{LockClass, RawLock, RawQueue, RawWait, RawWork};
 use userptr::platforms::native::{NativeCell, NativeUsize};
-use userptr::{Error, Object, Platform, Ref};
+use userptr::{Error, RefCounted, Platform, Ref};
 
 /// Spinlocks, mutexes, wait queues, workqueues and `kvmalloc` of the running kernel.
 #[derive(Debug)]
@@ -27,6 +27,7 @@ unsafe impl Platform for Kernel {
     type Work = KWork;
     type Queue = KQueue;
 
+    #[inline]
     fn fence() {
         // SAFETY: no arguments.
         unsafe { ffi::uk_fence() }
@@ -53,10 +54,10 @@ macro_rules! lock {
 
         // SAFETY: the kernel's lock gives exclusion and visibility.
         unsafe impl RawLock for $name {
-            fn blank(class: LockClass) -> Self {
+            fn uninit(class: LockClass) -> Self {
                 Self { raw: Room::new(), class: class.rank }
             }
-            unsafe fn settle(&self) {
+            unsafe fn init(&self) {
                 // SAFETY: the room is large enough (asserted in C) and at its final address (caller).
                 unsafe { ffi::$init(self.raw.get(), self.class.into()) }
             }
@@ -97,7 +98,10 @@ unsafe extern "C" fn met(data: *mut c_void) -> bool {
 }
 
 impl KWait {
-    /// Waits as `wait_until` does, but a signal ends it. `Ok(false)`: the time passed.
+    /// Waits as `wait_until` does, but a signal ends it. Returns `Ok(false)` if the time passed.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
     ///
     /// # Safety
     /// Settled, and the caller holds no spinlock and is no invalidation.
@@ -119,19 +123,21 @@ impl KWait {
 
 // SAFETY: `wait_event` queues the thread, then looks, and `wq_has_sleeper` fences, then looks: one sees the other.
 unsafe impl RawWait for KWait {
-    fn blank() -> Self {
+    fn uninit() -> Self {
         Self(Room::new())
     }
 
-    unsafe fn settle(&self) {
+    unsafe fn init(&self) {
         // SAFETY: the room is large enough (asserted in C) and at its final address (caller).
         unsafe { ffi::uk_wait_init(self.0.get()) }
     }
 
+    // Inlined into the invalidation: it has one or two conditions there, not one through a pointer.
+    #[inline]
     unsafe fn wait_until(&self, timeout: Option<Duration>, condition: &mut dyn FnMut() -> bool) -> bool {
         // Mostly there is nothing to wait for: no lease is held, the device is idle. That costs no call into C, but where a
         // checker has to see that sleeping is allowed here.
-        if !cfg!(feature = "debug-locks") && condition() {
+        if !cfg!(userptr_debug_locks) && condition() {
             return true;
         }
         // A timeout too long for 64 bits of nanoseconds is none.
@@ -166,11 +172,11 @@ unsafe impl Sync for KWork {}
 
 // SAFETY: a workqueue calls `userptr_work_run` once per successful `queue_work`.
 unsafe impl RawWork for KWork {
-    fn blank(run: unsafe fn(*const Self)) -> Self {
+    fn uninit(run: unsafe fn(*const Self)) -> Self {
         Self { raw: Room::new(), run, busy: atomic::AtomicPtr::new(core::ptr::null_mut()) }
     }
 
-    unsafe fn settle(&self) {
+    unsafe fn init(&self) {
         // SAFETY: the room is large enough (asserted in C) and at its final address (caller).
         unsafe { ffi::uk_work_init(self.raw.get(), self.run as *const c_void) }
     }
@@ -200,8 +206,8 @@ pub enum Kind {
     Pin = 1,
     /// Frees records of address spaces: waits for callbacks in progress.
     Free = 2,
-    /// The jobs of the devices: an invalidation waits for them, so it has a rescuer thread, too.
-    Copy = 3,
+    /// The jobs of the device, if workers do them: an invalidation waits for them, so it has a rescuer thread, too.
+    Jobs = 3,
 }
 
 /// A handle to a workqueue; a copy is another handle to the same one. Dropping the last waits for the items, so the driver
@@ -221,7 +227,7 @@ unsafe impl Send for Inner {}
 // SAFETY: as above.
 unsafe impl Sync for Inner {}
 // SAFETY: nothing to settle. Only queued items point here, and dropping waits for them.
-unsafe impl Object<Kernel> for Inner {}
+unsafe impl RefCounted<Kernel> for Inner {}
 
 impl KQueue {
     /// A queue of that kind.

@@ -1,5 +1,6 @@
 //! The guarded lines, and how each is broken.
 
+mod edges;
 mod notifier;
 mod object;
 mod work;
@@ -19,5 +20,5 @@ pub struct Mutant {
 
 /// Every mutant.
 pub fn mutants() -> impl Iterator<Item = &'static Mutant> {
-    [work::MUTANTS, notifier::MUTANTS, object::MUTANTS].into_iter().flatten()
+    [work::MUTANTS, notifier::MUTANTS, object::MUTANTS, edges::MUTANTS].into_iter().flatten()
 }

@@ -40,7 +40,7 @@
 use super::native::{load, rmw, store};
 use crate::platform::{AtomicUsize, Cell, Load, LockClass, Platform, RawLock, RawWait, Rmw, Store};
 use crate::refcount::Ref;
-use crate::work::{SoftQueue, SoftWork};
+use crate::work::{SharedQueue, SoftWork};
 use ::loom::sync::atomic;
 use ::loom::sync::{Condvar, Mutex, MutexGuard};
 use core::alloc::Layout;
@@ -61,7 +61,7 @@ unsafe impl Platform for Loom {
     type Mutex = LoomLock;
     type Wait = LoomWait;
     type Work = SoftWork<Self>;
-    type Queue = Ref<SoftQueue<Self>, Self>;
+    type Queue = Ref<SharedQueue<Self>, Self>;
 
     /// Small, so that a model can fill the slots and see the overflow.
     const WINDOWS: usize = 1;
@@ -153,7 +153,7 @@ impl fmt::Debug for LoomLock {
 
 // SAFETY: mutual exclusion and visibility are the mutex's.
 unsafe impl RawLock for LoomLock {
-    fn blank(_: LockClass) -> Self {
+    fn uninit(_: LockClass) -> Self {
         Self { mutex: Mutex::new(()), guard: UnsafeCell::new(None) }
     }
 
@@ -182,7 +182,7 @@ pub struct LoomWait {
 
 // SAFETY: the waker passes through the gate after its write; the sleeper asks and sleeps in one section of the gate.
 unsafe impl RawWait for LoomWait {
-    fn blank() -> Self {
+    fn uninit() -> Self {
         Self { gate: Mutex::new(()), moved: Condvar::new() }
     }
 

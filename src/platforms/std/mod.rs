@@ -1,18 +1,22 @@
 //! The host made of the standard library: [`Std`].
 
-mod held;
+mod clock;
+pub(super) mod held;
+mod running;
 mod sync;
 mod workers;
 
+pub use running::Running;
 pub use sync::{StdLock, StdWait};
-pub use workers::Workers;
+pub use workers::{Threads, Workers};
 
 use super::native::{NativeCell, NativeUsize};
 use crate::platform::Platform;
 use crate::refcount::Ref;
-use crate::work::{SoftQueue, SoftWork};
+use crate::work::{SharedQueue, SoftWork};
 use core::alloc::Layout;
 use core::ptr::NonNull;
+use core::time::Duration;
 
 /// Threads, mutexes and condition variables of the standard library; its global allocator; the software queue.
 #[derive(Debug)]
@@ -26,11 +30,15 @@ unsafe impl Platform for Std {
     type Mutex = StdLock;
     type Wait = StdWait;
     type Work = SoftWork<Self>;
-    type Queue = Ref<SoftQueue<Self>, Self>;
+    type Queue = Ref<SharedQueue<Self>, Self>;
 
     #[inline]
     fn fence() {
         full_fence();
+    }
+
+    fn now() -> Duration {
+        clock::now()
     }
 
     #[inline]

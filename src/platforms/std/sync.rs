@@ -34,7 +34,7 @@ impl fmt::Debug for StdLock {
 
 // SAFETY: mutual exclusion and visibility are the mutex's.
 unsafe impl RawLock for StdLock {
-    fn blank(_: LockClass) -> Self {
+    fn uninit(_: LockClass) -> Self {
         Self { mutex: Mutex::new(()), guard: UnsafeCell::new(None) }
     }
 
@@ -71,7 +71,7 @@ pub struct StdWait {
 // first, the sleeper acquires from it and so sees what was written. A waker that sees the sleeper moves the epoch under the
 // mutex, so the sleeper, who noted the epoch before it looked, either finds it moved or is woken.
 unsafe impl RawWait for StdWait {
-    fn blank() -> Self {
+    fn uninit() -> Self {
         Self { sleepers: AtomicUsize::new(0), epoch: Mutex::new(0), moved: Condvar::new() }
     }
 

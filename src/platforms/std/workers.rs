@@ -3,15 +3,30 @@
 use crate::error::Error;
 use crate::platform::{Platform, RawQueue};
 use crate::refcount::Ref;
-use crate::work::{SoftQueue, SoftWork};
+use crate::work::{SharedQueue, SoftWork};
+use core::mem::ManuallyDrop;
 use std::fmt;
-use std::thread::{Builder, JoinHandle};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process;
+use std::string::String;
+use std::thread::{self, Builder, JoinHandle};
 use std::vec::Vec;
 
 extern crate std;
 
-/// A software queue and the threads that serve it. Dropping it drains the queue, shuts it down and joins the threads;
-/// drop it from none of its own items.
+/// A platform whose queues are [`SharedQueue`]s, served by threads of the standard library.
+pub trait Threads: Platform<Queue = Ref<SharedQueue<Self>, Self>, Work = SoftWork<Self>> {}
+
+impl<P: Platform<Queue = Ref<SharedQueue<P>, P>, Work = SoftWork<P>>> Threads for P {}
+
+/// A software queue and the threads that serve it.
+///
+/// The queue lives as long as anybody holds a handle to it, whatever becomes of this value: dropping it
+/// runs what is queued and, if nobody else can queue more, joins the threads; else they serve on until the
+/// last handle is dropped. So it does not matter in which order workers, contexts and objects are dropped.
+///
+/// An item that panics ends alone: its thread serves on. A forked child, which has no such threads, leaves
+/// everything as it is.
 ///
 /// ```
 /// use userptr::{RawQueue, platforms::std::{Std, Workers}};
@@ -19,52 +34,83 @@ extern crate std;
 /// workers.queue().flush();
 /// # Ok::<(), userptr::Error>(())
 /// ```
-pub struct Workers<P: Platform<Queue = Ref<SoftQueue<P>, P>, Work = SoftWork<P>>> {
-    queue: P::Queue,
+pub struct Workers<P: Threads> {
+    queue: ManuallyDrop<P::Queue>,
     threads: Vec<JoinHandle<()>>,
+    process: u32,
 }
 
-impl<P: Platform<Queue = Ref<SoftQueue<P>, P>, Work = SoftWork<P>>> Workers<P> {
-    /// A queue with `n` threads, at least one, named `name`.
+impl<P: Threads> Workers<P> {
+    /// Starts a queue with `n` threads, at least one, named `name`.
     ///
     /// # Errors
-    /// [`Error::NoMemory`] or [`Error::Limit`] if the queue or a thread cannot be had; nothing is left behind.
+    /// [`Error::NoMemory`] or [`Error::Threads`] if the queue or a thread cannot be had; nothing is left
+    /// behind.
     pub fn start(name: &str, n: usize) -> Result<Self, Error> {
-        let queue = Ref::try_new(SoftQueue::blank()).map_err(|(_, e)| e)?;
-        let mut this = Self { queue, threads: Vec::new() };
+        let queue = SharedQueue::try_new()?;
         let n = n.max(1);
-        this.threads.try_reserve_exact(n).map_err(|_| Error::NoMemory)?;
+        let mut threads = Vec::new();
+        threads.try_reserve_exact(n).map_err(|_| Error::NoMemory)?;
+        let mut this = Self { queue: ManuallyDrop::new(queue.clone()), threads, process: process::id() };
         for _ in 0..n {
-            let queue = this.queue.clone();
-            let thread =
-                Builder::new().name(name.into()).spawn(move || queue.work()).map_err(|_| Error::Limit)?;
-            this.threads.push(thread);
+            // The thread holds the queue, but no handle that would keep it from being shut down.
+            let queue = queue.queue().clone();
+            let serve = move || {
+                // A panicking item has said so already, through the panic hook; the queue is in order
+                // (its mark goes with the stack), and the next item is served.
+                while catch_unwind(AssertUnwindSafe(|| queue.work())).is_err() {}
+            };
+            let thread = Builder::new().name(String::from(name)).spawn(serve);
+            this.threads.push(thread.map_err(|_| Error::Threads)?);
         }
         Ok(this)
     }
 
-    /// The queue.
+    /// Returns a handle to the queue.
     #[must_use]
     pub fn queue(&self) -> &P::Queue {
         &self.queue
     }
+
+    /// Returns whether the calling thread is one of these.
+    fn is_one_of_us(&self) -> bool {
+        let me = thread::current().id();
+        self.threads.iter().any(|worker| worker.thread().id() == me)
+    }
 }
 
-impl<P: Platform<Queue = Ref<SoftQueue<P>, P>, Work = SoftWork<P>>> Drop for Workers<P> {
+impl<P: Threads> Drop for Workers<P> {
     fn drop(&mut self) {
-        if !self.threads.is_empty() {
-            self.queue.drain();
+        // SAFETY: taken once, here.
+        let queue = unsafe { ManuallyDrop::take(&mut self.queue) };
+        if self.process != process::id() {
+            // A forked child: the threads are not here, and the queue's lock may be held for ever by one
+            // of them. Nothing in it is this process's to finish.
+            core::mem::forget(queue);
+            self.threads.drain(..).for_each(core::mem::forget);
+            return;
         }
-        self.queue.shut_down();
+        if self.is_one_of_us() {
+            // Dropped by an item of its own queue: it cannot wait for itself.
+            return;
+        }
+        if !self.threads.is_empty() {
+            queue.drain();
+        }
+        // With the last handle nobody can queue more: the threads leave. With others left, they serve on.
+        let last = Ref::count(&queue) == 1;
+        drop(queue);
         for thread in self.threads.drain(..) {
-            // A worker that panicked has said so already.
-            let _ = thread.join();
+            if last {
+                // It catches every panic of its items.
+                let _ = thread.join();
+            }
         }
     }
 }
 
-impl<P: Platform<Queue = Ref<SoftQueue<P>, P>, Work = SoftWork<P>>> fmt::Debug for Workers<P> {
+impl<P: Threads> fmt::Debug for Workers<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Workers({} threads, {:?})", self.threads.len(), &*self.queue)
+        write!(f, "Workers({} threads, {:?})", self.threads.len(), &**self.queue)
     }
 }

@@ -58,7 +58,7 @@
 //! # What of rust-vmm is used
 //! `vfio-bindings` for the kernel's structs. Not `vfio-ioctls` for the mappings: its `VfioContainer` does not ask for the limits
 //! (`VFIO_IOMMU_GET_INFO`), maps everything for reading and writing, and brings six crates. It is good for what comes before: open the
-//! group, the container and the device with it, and give the container to [`Type1::new`]; the tests in `kernel/vfio-guest` do that. iommufd
+//! group, the container and the device with it, and give the container to [`Type1::new`]; the tests in `kernel/tests/vfio-guest` do that. iommufd
 //! (Linux 6.2) can be another [`Container`].
 //!
 //! # Rules for the user
@@ -298,7 +298,7 @@ impl<Q: Quiesce, C: Container> Device for Vfio<Q, C> {
         }
         let bytes = what.pages.len().checked_mul(self.page).ok_or(Error::TooBig)?;
         if !what.write {
-            settle::settle(what.address, bytes).map_err(|why| self.shared.refuse(why))?;
+            settle::init(what.address, bytes).map_err(|why| self.shared.refuse(why))?;
         }
         let span = self.span(bytes as u64, what.address)?;
         Ok(Mapping::make(&self.shared, span, what.address, what.write)?)

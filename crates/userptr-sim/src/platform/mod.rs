@@ -16,7 +16,7 @@ use userptr::platform::{LockClass, Platform, RawLock, RawWait};
 use userptr::platforms::native::{NativeCell, NativeUsize};
 use userptr::platforms::std::{StdLock, StdWait};
 use userptr::refcount::Ref;
-use userptr::work::{SoftQueue, SoftWork};
+use userptr::work::{SharedQueue, SoftWork};
 
 /// The host [`Std`](userptr::platforms::std::Std) with its locks, waits and allocations checked.
 #[derive(Debug)]
@@ -30,10 +30,14 @@ unsafe impl Platform for Sim {
     type Mutex = CheckedLock<true>;
     type Wait = CheckedWait;
     type Work = SoftWork<Self>;
-    type Queue = Ref<SoftQueue<Self>, Self>;
+    type Queue = Ref<SharedQueue<Self>, Self>;
 
     fn fence() {
         userptr::platforms::std::Std::fence();
+    }
+
+    fn now() -> Duration {
+        userptr::platforms::std::Std::now()
     }
 
     fn note_lease(object: usize, taken: bool) {
@@ -70,8 +74,8 @@ impl<const SLEEPS: bool> CheckedLock<SLEEPS> {
 
 // SAFETY: mutual exclusion and visibility are the standard mutex's.
 unsafe impl<const SLEEPS: bool> RawLock for CheckedLock<SLEEPS> {
-    fn blank(class: LockClass) -> Self {
-        Self { raw: StdLock::blank(class), class }
+    fn uninit(class: LockClass) -> Self {
+        Self { raw: StdLock::uninit(class), class }
     }
 
     unsafe fn acquire(&self) {
@@ -95,8 +99,8 @@ pub struct CheckedWait(StdWait);
 
 // SAFETY: the wait is the standard host's.
 unsafe impl RawWait for CheckedWait {
-    fn blank() -> Self {
-        Self(StdWait::blank())
+    fn uninit() -> Self {
+        Self(StdWait::uninit())
     }
 
     unsafe fn wait_until(&self, timeout: Option<Duration>, condition: &mut dyn FnMut() -> bool) -> bool {

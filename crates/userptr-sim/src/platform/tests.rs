@@ -7,16 +7,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use userptr::platform::{LockClass, Mutex, Platform, SpinLock, WaitQueue};
 
 fn spin(class: LockClass) -> SpinLock<Sim, ()> {
-    let lock = SpinLock::<Sim, _>::blank(class, ());
+    let lock = SpinLock::<Sim, _>::uninit(class, ());
     // SAFETY: nothing of it needs a fixed address before it is used, and it is settled once.
-    unsafe { lock.settle() };
+    unsafe { lock.init() };
     lock
 }
 
 fn mutex(class: LockClass) -> Mutex<Sim, ()> {
-    let lock = Mutex::<Sim, _>::blank(class, ());
+    let lock = Mutex::<Sim, _>::uninit(class, ());
     // SAFETY: as above.
-    unsafe { lock.settle() };
+    unsafe { lock.init() };
     lock
 }
 
@@ -64,10 +64,10 @@ fn a_mutex_under_a_spinlock_is_caught() {
 #[test]
 #[should_panic(expected = "wait_until may sleep")]
 fn a_wait_under_a_spinlock_is_caught() {
-    let (a, wait) = (spin(LockClass::NOTIFIER), WaitQueue::<<Sim as Platform>::Wait>::blank());
+    let (a, wait) = (spin(LockClass::NOTIFIER), WaitQueue::<<Sim as Platform>::Wait>::uninit());
     // SAFETY: settled, and not held by this thread. The wait under the spinlock is the error that is looked for.
     unsafe {
-        wait.settle();
+        wait.init();
         // A zero timeout asks once: no sleep.
         a.with(|()| assert!(!wait.wait_until(Some(Duration::ZERO), || false)));
         a.with(|()| wait.wait_until(None, || true));

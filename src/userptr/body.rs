@@ -1,0 +1,287 @@
+//! The object behind a [`UserPtr`]: what it holds, how its pages are released.
+
+use crate::address_space::{AddressSpace, Pages, Usage};
+use crate::context::Context;
+use crate::device::{Device, PlatformOf};
+use crate::error::Error;
+use crate::flags::Flags;
+use crate::mm::MmRef;
+use crate::notifier::{Attachment, Event, Notifier, Outcome, Subscriber};
+use crate::pages::{Buffer, SgTable};
+use crate::platform::{AtomicUsize, Cell, Load, Platform, Rmw, Store};
+use crate::range::AddrRange;
+use crate::refcount::{LastPut, Ref, RefCounted};
+use crate::work::Work;
+use core::fmt;
+use core::time::Duration;
+
+/// The work item of an object that pins.
+pub(super) const PIN: usize = 1;
+
+/// What a commit installs.
+pub(super) struct Installed<D: Device> {
+    pub(super) pages: Pages<D::Space>,
+    pub(super) sg: SgTable<PlatformOf<D>>,
+    pub(super) map: D::Map,
+}
+
+pub(super) type Word<D> = <PlatformOf<D> as Platform>::Usize;
+
+/// The shared part of a [`UserPtr`](super::UserPtr). Public in a private module: users hold it, but
+/// cannot name it, so they cannot call what only the core may call on a [`Subscriber`].
+///
+/// # Invariants
+/// `installed` is written under the notifier's lock by a commit, taken by the owner of the revocation
+/// after the leases are gone, and read by lease holders and by the owner of the revocation.
+pub struct Body<D: Device> {
+    pub(super) context: Context<D>,
+    pub(super) record: MmRef<D::Space>,
+    pub(super) attachment: Attachment<PlatformOf<D>>,
+    pub(super) flags: Flags,
+    /// Whether the notifier is the record's. Set by creation, or once by an export, under the old
+    /// notifier's lock.
+    watched: Word<D>,
+    /// Whether the address space was asked to watch the range.
+    pub(super) watching: Word<D>,
+    pub(super) installed: <PlatformOf<D> as Platform>::Cell<Option<Installed<D>>>,
+    /// The device wrote through a lease since the pages were installed.
+    written: Word<D>,
+    /// The content is not wanted any more (`MADV_DONTNEED` of the object).
+    unwanted: Word<D>,
+    /// The error of a worker that failed, until an acquire reports it (rule 15).
+    pub(super) report: Word<D>,
+    pub(super) pin: Work<Self, PlatformOf<D>, PIN>,
+}
+
+// SAFETY: `installed` is touched as the invariant says, and everything in it is `Send + Sync`.
+unsafe impl<D: Device> Send for Body<D> {}
+// SAFETY: as for `Send`: writes of `installed` are exclusive by the invariant.
+unsafe impl<D: Device> Sync for Body<D> {}
+
+// SAFETY: `init` settles the attachment and the work item; `last_put` detaches.
+unsafe impl<D: Device> RefCounted<PlatformOf<D>> for Body<D> {
+    unsafe fn init(&self) {
+        // SAFETY: called once, at the final address (caller).
+        unsafe {
+            self.attachment.init();
+            self.pin.init();
+        }
+    }
+
+    unsafe fn last_put(&self) -> LastPut {
+        // SAFETY: the count is zero, and this is its last put (caller).
+        let fate = unsafe { Notifier::detach(self) };
+        if fate == LastPut::Drop && self.watching.load(Load::Relaxed) != 0 {
+            if let Some(registration) = self.record.registration() {
+                // SAFETY: `watching` says that one watch is ours; the object is detached.
+                unsafe { self.record.space().unwatch(registration, self.range()) };
+            }
+        }
+        fate
+    }
+}
+
+// SAFETY: the attachment is a field. The notifier changes once, from the context's to the record's, both
+// of which live as long as the object, and only while the object is detached under the old one's lock
+// (`Notifier::rehome`). `last_put` detaches.
+unsafe impl<D: Device> Subscriber<PlatformOf<D>> for Body<D> {
+    fn attachment(&self) -> &Attachment<PlatformOf<D>> {
+        &self.attachment
+    }
+
+    fn notifier(&self) -> &Notifier<PlatformOf<D>> {
+        // ORDERING: pairs with the release in `set_watched` (E15): what the old notifier's lock guarded is
+        // visible under the new one's.
+        if self.watched.load(Load::Acquire) != 0 {
+            if let Some(notifier) = self.record.existing_notifier() {
+                return notifier;
+            }
+        }
+        self.context.unwatched()
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        self.context.limits().deadline
+    }
+
+    unsafe fn stop(&self) {
+        self.installed.with(|i| {
+            // SAFETY: the caller owns the revocation and has not taken the pages yet (invariant).
+            if let Some(installed) = unsafe { &*i } {
+                self.context.device().stop(&installed.map);
+            }
+        });
+    }
+
+    unsafe fn release(&self, timeout: Option<Duration>) -> Outcome {
+        let outcome = self.installed.with(|i| {
+            // SAFETY: the leases are gone and the caller owns the revocation (invariant).
+            match unsafe { &*i } {
+                Some(installed) => self.context.device().wait_idle(&installed.map, timeout),
+                None => Outcome::Idle,
+            }
+        });
+        if outcome == Outcome::Idle {
+            // SAFETY: the leases are gone and the caller owns the revocation (invariant).
+            if let Some(installed) = self.installed.with_mut(|i| unsafe { (*i).take() }) {
+                self.put_installed(installed);
+            }
+        }
+        outcome
+    }
+
+    fn event(&self, event: Event) {
+        self.context.event(event);
+    }
+}
+
+impl<D: Device> Body<D> {
+    pub(super) fn new(context: Context<D>, record: MmRef<D::Space>, range: AddrRange, flags: Flags) -> Self {
+        let watched = usize::from(!flags.contains(Flags::UNSYNCHRONIZED));
+        Self {
+            context,
+            record,
+            attachment: Attachment::uninit(range),
+            flags,
+            watched: AtomicUsize::new(watched),
+            watching: AtomicUsize::new(0),
+            installed: <<PlatformOf<D> as Platform>::Cell<_> as Cell<_>>::new(None),
+            written: AtomicUsize::new(0),
+            unwanted: AtomicUsize::new(0),
+            report: AtomicUsize::new(0),
+            pin: Work::uninit(),
+        }
+    }
+
+    pub(super) fn range(&self) -> AddrRange {
+        self.attachment.range()
+    }
+
+    /// Returns the number of pages. Never passes through 32 bits (rule 18).
+    pub(super) fn page_count(&self) -> usize {
+        self.range().pages(self.record.space().page_shift())
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched.load(Load::Relaxed) != 0
+    }
+
+    /// Returns whether the device may write.
+    pub(super) fn writable(&self) -> bool {
+        !self.flags.contains(Flags::READ_ONLY)
+    }
+
+    /// Runs under the old notifier's lock.
+    pub(super) fn set_watched(&self) {
+        // ORDERING: releases what the old notifier's lock guarded; pairs with the acquire in `notifier`
+        // (E15).
+        self.watched.store(1, Store::Release);
+    }
+
+    pub(super) fn mark_written(&self) {
+        if self.writable() {
+            // Relaxed: the lease's end releases it to the revocation.
+            self.written.store(1, Store::Relaxed);
+        }
+    }
+
+    pub(super) fn set_wanted(&self, wanted: bool) {
+        self.unwanted.store(usize::from(!wanted), Store::Relaxed);
+    }
+
+    /// Unmaps and unpins what was installed. Reclaim class: nothing here allocates.
+    fn put_installed(&self, installed: Installed<D>) {
+        let Installed { pages, sg, map } = installed;
+        self.context.device().unmap(map);
+        let wanted = self.unwanted.load(Load::Relaxed) == 0;
+        // The last lease released it to us.
+        let written = self.written.swap(0, Rmw::Relaxed) != 0;
+        let usage = Usage { dirty: written && wanted && self.writable(), accessed: wanted };
+        // SAFETY: pinned for this object, taken out of `installed`, and unmapped for the device.
+        unsafe { self.record.space().unpin(&pages, usage) };
+        drop(sg);
+    }
+
+    /// Asks the address space to watch the range.
+    pub(super) fn watch(&self) -> Result<(), Error> {
+        let Some(registration) = self.watched_registration() else { return Ok(()) };
+        self.record.space().watch(registration, self.range())?;
+        if self.watching.swap(1, Rmw::Relaxed) != 0 {
+            // One watch an object: the earlier one is given back after the new one stands.
+            // SAFETY: there were two, and one stays.
+            unsafe { self.record.space().unwatch(registration, self.range()) };
+        }
+        Ok(())
+    }
+
+    /// Returns the registration that changes of the range are reported to. `None`: unsynchronised.
+    pub(super) fn watched_registration(&self) -> Option<&<D::Space as AddressSpace>::Registration> {
+        if self.is_watched() { self.record.registration() } else { None }
+    }
+
+    /// Returns the error that a worker left, once.
+    pub(super) fn take_report(&self) -> Option<Error> {
+        // Relaxed: a bare number.
+        Error::decode(self.report.swap(0, Rmw::Relaxed))
+    }
+}
+
+/// Pages that are pinned for an acquire, and that no device uses yet: dropping it unpins them.
+pub(super) struct Pinned<'a, D: Device> {
+    owner: &'a Ref<Body<D>, PlatformOf<D>>,
+    pages: Option<Pages<D::Space>>,
+}
+
+impl<'a, D: Device> Pinned<'a, D> {
+    /// Returns room for every page of the object. Nothing is pinned.
+    pub(super) fn new(owner: &'a Ref<Body<D>, PlatformOf<D>>) -> Result<Self, Error> {
+        let pages = Some(Buffer::with_capacity(owner.page_count())?);
+        Ok(Self { owner, pages })
+    }
+
+    /// Returns the object that the pages are pinned for.
+    pub(super) fn owner(&self) -> &'a Ref<Body<D>, PlatformOf<D>> {
+        self.owner
+    }
+
+    /// Returns the page array. `None` once it was taken.
+    pub(super) fn pages(&self) -> Option<&Pages<D::Space>> {
+        self.pages.as_ref()
+    }
+
+    /// Returns the page array, to pin into. `None` once it was taken.
+    pub(super) fn pages_mut(&mut self) -> Option<&mut Pages<D::Space>> {
+        self.pages.as_mut()
+    }
+
+    /// Returns the number of pages that are pinned.
+    pub(super) fn len(&self) -> usize {
+        self.pages.as_ref().map_or(0, |pages| pages.len())
+    }
+
+    /// Takes the pages out: whoever takes them must unpin them.
+    pub(super) fn take(&mut self) -> Option<Pages<D::Space>> {
+        self.pages.take()
+    }
+
+    /// Puts pages back that were taken.
+    pub(super) fn put_back(&mut self, pages: Pages<D::Space>) {
+        self.pages = Some(pages);
+    }
+}
+
+impl<D: Device> Drop for Pinned<'_, D> {
+    fn drop(&mut self) {
+        if let Some(pages) = self.pages.take().filter(|pages| !pages.is_empty()) {
+            let usage = Usage { dirty: false, accessed: false };
+            // SAFETY: pinned for this acquire, and no device ever had them.
+            unsafe { self.owner.record.space().unpin(&pages, usage) };
+        }
+    }
+}
+
+impl<D: Device> fmt::Debug for Body<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UserPtr({:?}, {:?})", self.attachment, self.flags)
+    }
+}
