@@ -108,7 +108,7 @@ pub fn exit_against_worker<P: Stage>() {
     machine.memory.exit();
     P::join(w);
     while machine.pins.run_one() {}
-    assert_eq!(touch(&machine, &object), Err(Error::Fault));
+    assert_eq!(touch(&machine, &object), Err(Error::Gone));
     assert_eq!(machine.memory.world.pins(), 0);
     drop(object);
     machine.assert_quiet();
