@@ -175,6 +175,28 @@ impl Memory {
     }
 }
 
+/// Registering an address of the program's own is `unsafe`:
+///
+/// ```compile_fail,E0277
+/// # use userptr::{AddrRange, Context, Flags};
+/// # use userptr_linux::{Linux, uring::{Setup, Uring}};
+/// # fn f(space: Linux, context: Context<Uring>) -> Result<(), Box<dyn std::error::Error>> {
+/// let strings = vec![String::from("overwritten"); 4096];
+/// let range = AddrRange::new(strings.as_ptr().addr().next_multiple_of(4096), 4096)?;
+/// context.register(&space, range, Flags::NONE)?; // `Linux` is not `ForeignMemory`
+/// # Ok(()) }
+/// ```
+///
+/// ```compile_fail,E0133
+/// # use userptr::{AddrRange, Context, Flags};
+/// # use userptr_linux::{Linux, uring::{Setup, Uring}};
+/// # fn f(space: Linux, context: Context<Uring>, range: AddrRange) -> Result<(), Box<dyn std::error::Error>> {
+/// context.register_unchecked(&space, range, Flags::NONE)?;
+/// # Ok(()) }
+/// ```
+#[cfg(all(doctest, feature = "uring"))]
+pub struct BareAddresses;
+
 impl Drop for Memory {
     fn drop(&mut self) {
         if self.mapped {

@@ -92,7 +92,7 @@ scenario!(s74_the_limit_of_descriptors_is_named, 20, {
     limit(libc::RLIMIT_NOFILE, 3);
     assert_eq!(Linux::open().err(), Some(Refusal::Descriptors));
     assert_eq!(Uring::open(Setup::default()).err(), Some(Refusal::Descriptors));
-    assert_eq!(Error::from(Refusal::Descriptors), Error::Limit);
+    assert_eq!(Error::from(Refusal::Descriptors), Error::Descriptors);
 });
 
 scenario!(s74_the_limit_of_locked_memory_is_named, 20, {
@@ -102,7 +102,7 @@ scenario!(s74_the_limit_of_locked_memory_is_named, 20, {
     let stack = Stack::new(Options::default());
     let big = memory::map(1 << 20).unwrap();
     let object = stack.object(big.address, big.bytes);
-    assert_eq!(object.acquire().err(), Some(Error::Limit));
+    assert_eq!(object.acquire().err(), Some(Error::LockedMemory));
     assert_eq!(stack.context.device().refusal(), Some(Refusal::LockedMemory(LIMIT)));
     // Nothing sticks and nothing is left behind: less works, and so does the same with more.
     assert_eq!(stack.context.device().in_use(), (0, 0));

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use userptr::platforms::std::Std;
 use userptr::{Context, Error, SharedQueue};
 use userptr_linux::Options;
+use userptr_linux::uring::Setup;
 use userptr_linux::uring::{self, Uring};
-use userptr_linux::uring::{Setup, Uring};
 
 /// The system's allocator, which counts what the monitor's thread asks of it.
 struct Watching;

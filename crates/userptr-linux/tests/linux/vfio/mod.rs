@@ -244,13 +244,13 @@ scenario!(limits_are_named_and_nothing_is_left_behind, 30, {
     assert!(
         matches!(
             (error, why),
-            (Error::NoMemory, Some(Refusal::Memory)) | (Error::Limit, Some(Refusal::LockedMemory(_)))
+            (Error::NoMemory, Some(Refusal::Memory)) | (Error::LockedMemory, Some(Refusal::LockedMemory(_)))
         ),
         "{error:?} {why:?}"
     );
     span(&objects[3]);
     span(&objects[4]);
-    assert_eq!(refusal(&stack, &objects[5]), (Error::Limit, Some(Refusal::Table(4))));
+    assert_eq!(refusal(&stack, &objects[5]), (Error::Slots, Some(Refusal::Table(4))));
     assert_eq!((world.mapped(), device.stats().taken), (4, 4));
     objects[1].put_pages().unwrap();
     world.map_fails.store(libc::EFAULT, Ordering::SeqCst);
