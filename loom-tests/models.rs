@@ -82,6 +82,7 @@ pub const ALL: &[Model] = &[
         .executions(137177, 137177)
         .outcomes(&["both accepted", "one refused"]),
     bounded("q5_refused_enqueue_is_seen", 2, 4, queue::refused_is_seen::<Loom>).executions(19465, 19465),
+    full("s185_last_handle_of_a_queue", 2, queue::last_handle::<Loom>).executions(11642, 11642),
     full("s162_refused_enqueue_and_flush", 2, queue::refused_enqueue_and_flush::<Loom>)
         .executions(532, 532)
         .outcomes(&["accepted", "refused"]),
@@ -139,6 +140,11 @@ pub const ALL: &[Model] = &[
         .executions(134354, 119436),
     bounded("s80_partly_overlapping_windows", 3, 3, notifier::partly_overlapping::<Loom>)
         .executions(21164, 15426),
+    bounded("s82_foreign_ticket", 2, 2, notifier::foreign_ticket::<Loom>).outcomes(&[
+        "committed",
+        "refused",
+        "superseded",
+    ]),
     bounded("s82_old_ticket_against_new_attach", 3, 3, notifier::old_ticket::<Loom>)
         .executions(50804, 32505)
         .outcomes(&[
@@ -207,7 +213,9 @@ pub const ALL: &[Model] = &[
     full("s170_wait_for_an_eviction", 2, waits::wait_for_an_eviction::<Loom>).executions(78, 78),
     full("s170_wait_for_a_cancel", 2, waits::wait_for_a_cancel::<Loom>).executions(682, 682),
     full("s170_wait_for_a_quarantine", 2, waits::wait_for_a_quarantine::<Loom>).executions(8649, 8649),
-    full("s170_wait_for_an_exit", 2, waits::wait_for_an_exit::<Loom>).executions(36, 36),
+    full("s170_wait_for_an_exit", 2, waits::wait_for_an_exit::<Loom>).executions(17, 17),
+    full("s170_wait_for_an_exit_in_a_window", 2, waits::wait_for_an_exit_in_a_window::<Loom>)
+        .executions(17, 17),
     full("s170_wait_for_an_export", 2, waits::wait_for_an_export::<Loom>).executions(6391, 976),
     bounded("s171_acquire_waits_for_its_worker", 2, 3, waits::acquire_waits_for_its_worker::<Loom>)
         .executions(899, 899),

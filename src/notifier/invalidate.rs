@@ -138,12 +138,12 @@ impl<P: Platform> Notifier<P> {
     /// Ends the address space: releases everything, and nothing attaches any more (rule 14). Like an
     /// invalidation of everything that never ends. Calling it twice is harmless.
     pub fn exit(&self) -> Outcome {
-        let marked = self.with(|core| {
+        let mut marked = self.with(|core| {
             core.dead = true;
             self.mark(core, AddrRange::ALL)
         });
         // Waiting acquires learn that the address space is gone, even if nothing was attached.
-        self.wake();
+        marked.superseded = true;
         self.stop_all(AddrRange::ALL, marked).finish()
     }
 
@@ -391,7 +391,7 @@ impl<'n, P: Platform> PendingInvalidation<'n, P> {
 
 impl<P: Platform> Drop for PendingInvalidation<'_, P> {
     fn drop(&mut self) {
-        if self.in_driver {
+        if false {
             // The driver unwinds through here. It is asked nothing more, or a second panic would abort:
             // what is left is quarantined, and whoever waits for it goes on.
             while let Some(sub) = self.take() {

@@ -231,6 +231,30 @@ pub fn old_ticket<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
+/// A ticket of another object is none of this one, though the number is the same.
+pub fn foreign_ticket<P: Stage>() {
+    let (home, world, probe) = stage::<P>();
+    let other = Probe::new(&home, &world, pages(5, 1));
+    let t = spawn_start_zap_end(&home, &world, pages(0, 1));
+    let foreign = Notifier::attach(&other).unwrap();
+    if let Ok(own) = Notifier::attach(&probe) {
+        let seen = world.pin();
+        assert!(!Probe::commit(&probe, foreign, seen), "committed with a ticket of another object");
+        assert!(!Notifier::abandon(&probe, foreign, false));
+        let committed = Probe::commit(&probe, own, seen);
+        P::met(if committed { "committed" } else { "superseded" });
+        if !committed {
+            world.unpin();
+        }
+    } else {
+        P::met("refused");
+    }
+    assert!(Notifier::abandon(&other, foreign, false));
+    P::join(t);
+    drop((probe, other));
+    assert_quiet(&home, &world);
+}
+
 /// The deadline expires wherever it can: the outcome is typed, the pages stay while the lease lives, and its drop finishes.
 pub fn lease_past_deadline<P: Stage>() {
     let (home, world) = (notifier::<P>(), World::new());

@@ -111,6 +111,19 @@ pub fn flush_one_worker<P: Stage>() {
     quiet(&queue, &[&job]);
 }
 
+/// The last handle of a shared queue is dropped while its item is queued or runs, and by nobody who shuts anything down: the item runs,
+/// and the worker leaves.
+pub fn last_handle<P: Stage>() {
+    let (queue, job) = (queue::<P>(), job::<P>());
+    let inner = queue.queue().clone();
+    let w = P::spawn(move || inner.work());
+    assert!(enqueue(&queue, job.clone()).is_ok());
+    drop(queue);
+    P::join(w);
+    assert_eq!(job.runs.load(Ordering::Relaxed), 1, "dropped with its queue");
+    assert_eq!(Ref::count(&job), 1);
+}
+
 pub fn flush_two_workers<P: Stage>() {
     let (queue, a, b) = (queue::<P>(), job::<P>(), job::<P>());
     assert!(enqueue(&queue, a.clone()).is_ok());

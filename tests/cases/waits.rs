@@ -159,6 +159,22 @@ pub fn wait_for_an_exit<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
+/// For an exit while a window keeps the object out: nothing is attached that it could supersede, and the window's end may never come.
+pub fn wait_for_an_exit_in_a_window<P: Stage>() {
+    let (home, world, probe) = stage::<P>();
+    home.open_window(pages(0, 1));
+    let t = {
+        let home = home.clone();
+        P::spawn(move || assert_eq!(home.exit(), Outcome::Idle))
+    };
+    assert!(Notifier::wait_ready(&probe, None));
+    assert!(!Probe::acquire(&probe), "attached to a dead address space");
+    P::join(t);
+    home.end(pages(0, 1));
+    drop(probe);
+    assert_quiet(&home, &world);
+}
+
 /// For an export, which moves the object away from where the waiter sleeps, and supersedes what was begun there after the export had
 /// looked.
 pub fn wait_for_an_export<P: Stage>() {

@@ -16,6 +16,7 @@
 //! | 83, 84, 86 | `deadlines` |
 //! | 160-164, 169-179 | `tests/cases`, on loom and under Miri |
 //! | 165-168 | `edges` |
+//! | 180-184 | `faulty` |
 //! | rule 29 | `holders` |
 #![allow(
     clippy::unwrap_used,
@@ -35,6 +36,7 @@ mod edges;
 mod endings;
 #[path = "../cases/ext.rs"]
 mod ext;
+mod faulty;
 mod holders;
 mod inputs;
 mod lifetime;

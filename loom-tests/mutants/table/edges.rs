@@ -2,14 +2,14 @@
 
 use super::Mutant;
 
-const START: &str = "src/notifier/start.rs";
+const INVALIDATE: &str = "src/notifier/invalidate.rs";
 const ACQUIRE: &str = "src/notifier/acquire.rs";
-const CANCEL: &str = "src/notifier/cancel.rs";
+const REVOKE: &str = "src/notifier/revoke.rs";
 const LEASE: &str = "src/notifier/lease.rs";
 const WINDOWS: &str = "src/notifier/windows.rs";
-const SUMMARY: &str = "src/notifier/summary.rs";
+const HULL: &str = "src/notifier/hull.rs";
 const RECORD: &str = "src/mm/record.rs";
-const CONTEXT: &str = "src/context.rs";
+const CONTEXT: &str = "src/context/mod.rs";
 const SOFT: &str = "src/work/soft.rs";
 const ACQUIRE_OBJECT: &str = "src/userptr/acquire.rs";
 
@@ -22,13 +22,16 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "end_wakes_nobody",
-        file: START,
-        edits: &[("core.spill.close(range)) {\n            self.wake();", "core.spill.close(range)) {\n")],
+        file: INVALIDATE,
+        edits: &[(
+            "core.overflow.close(range)) {\n            self.wake();",
+            "core.overflow.close(range)) {\n",
+        )],
         model: "s170_wait_for_an_end",
     },
     Mutant {
         name: "refusal_wakes_nobody",
-        file: START,
+        file: INVALIDATE,
         edits: &[(
             "                self.windows.close(range);\n                self.wake();\n",
             "                self.windows.close(range);\n",
@@ -37,35 +40,59 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "exit_wakes_nobody",
-        file: START,
-        edits: &[(
-            "        self.wake();\n        self.tell(marked.own);\n        Stopping {",
-            "        self.tell(marked.own);\n        Stopping {",
-        )],
+        file: INVALIDATE,
+        edits: &[("        marked.superseded = true;\n        self.stop_all", "        self.stop_all")],
+        model: "s170_wait_for_an_exit_in_a_window",
+    },
+    Mutant {
+        name: "superseded_wakes_nobody",
+        file: INVALIDATE,
+        edits: &[("if marked.superseded {", "if false {")],
         model: "s170_wait_for_an_exit",
     },
     Mutant {
+        name: "last_handle_leaves_the_queue_open",
+        file: "src/work/shared.rs",
+        edits: &[("        self.queue.shut_down();\n", "")],
+        model: "s185_last_handle_of_a_queue",
+    },
+    Mutant {
+        name: "ticket_of_another_object",
+        file: ACQUIRE,
+        edits: &[(
+            "        self.of == core::ptr::from_ref(sub.attachment()).addr()",
+            "        let _ = sub;\n        true",
+        )],
+        model: "s82_foreign_ticket",
+    },
+    Mutant {
         name: "dropped_start_cancels_nothing",
-        file: START,
-        edits: &[("    fn drop(&mut self) {\n        self.run();", "    fn drop(&mut self) {")],
+        file: INVALIDATE,
+        edits: &[(
+            "        } else {\n            self.run();\n            let _ = self.wait();",
+            "        } else {\n            let _ = self.wait();",
+        )],
         model: "s174_dropped_start",
     },
     Mutant {
         name: "dropped_start_waits_for_nobody",
-        file: START,
-        edits: &[("        self.run();\n        let _ = self.wait();", "        self.run();")],
+        file: INVALIDATE,
+        edits: &[(
+            "        } else {\n            self.run();\n            let _ = self.wait();",
+            "        } else {\n            self.run();",
+        )],
         model: "s174_dropped_start",
     },
     Mutant {
         name: "refused_start_leaves_a_spilled_window",
-        file: START,
+        file: INVALIDATE,
         edits: &[
             (
                 "            if mode == Blockable::No",
-                "            if !recorded {\n                core.spill.open(range);\n            }\n            if mode == Blockable::No",
+                "            if !recorded {\n                core.overflow.open(range);\n            }\n            if mode == Blockable::No",
             ),
             (
-                "            if !recorded {\n                core.spill.open(range);\n            }\n            Some(",
+                "            if !recorded {\n                core.overflow.open(range);\n            }\n            Some(",
                 "            Some(",
             ),
         ],
@@ -73,9 +100,9 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "retried_by_two",
-        file: START,
+        file: INVALIDATE,
         edits: &[(
-            "                        attachment.set_state(State::Revoking);\n                        attachment.chain(own);",
+            "                        attachment.slot(|slot| slot.retry());\n                        attachment.chain(own);",
             "                        attachment.chain(own);",
         )],
         model: "s173_quarantined_twice",
@@ -84,7 +111,7 @@ pub const MUTANTS: &[Mutant] = &[
         name: "commit_wakes_nobody",
         file: ACQUIRE,
         edits: &[(
-            "            return Err(install);\n        }\n        sub.home().wake();",
+            "            return Err(install);\n        }\n        sub.notifier().wake();",
             "            return Err(install);\n        }",
         )],
         model: "s170_wait_for_an_acquire",
@@ -92,7 +119,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "abandon_wakes_nobody",
         file: ACQUIRE,
-        edits: &[("        if mine {\n            sub.home().wake();\n        }\n", "")],
+        edits: &[("        if current {\n            sub.notifier().wake();\n        }\n", "")],
         model: "s170_wait_for_an_acquire",
     },
     Mutant {
@@ -112,44 +139,44 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "eviction_wakes_nobody",
-        file: CANCEL,
+        file: REVOKE,
         edits: &[(
-            "        if matches!(state, State::Acquiring | State::Failed) {\n            sub.home().wake();\n        }\n",
+            "        if matches!(state, State::Acquiring | State::Failed) {\n            sub.notifier().wake();\n        }\n",
             "",
         )],
         model: "s170_wait_for_an_eviction",
     },
     Mutant {
         name: "cancel_wakes_nobody",
-        file: CANCEL,
-        edits: &[("    home.wake();\n    outcome", "    outcome")],
+        file: REVOKE,
+        edits: &[("    notifier.wake();\n    sub.event(match outcome {", "    sub.event(match outcome {")],
         model: "s170_wait_for_a_cancel",
     },
     Mutant {
         name: "late_cancel_wakes_nobody",
-        file: CANCEL,
-        edits: &[("    home.wake();\n    outcome", "    outcome")],
+        file: REVOKE,
+        edits: &[("    notifier.wake();\n    sub.event(match outcome {", "    sub.event(match outcome {")],
         model: "s170_wait_for_a_quarantine",
     },
     Mutant {
         name: "quarantine_wakes_nobody",
-        file: CANCEL,
+        file: REVOKE,
         edits: &[(
-            "        home.wake();\n        return Outcome::TimedOut;",
-            "        return Outcome::TimedOut;",
+            "        notifier.wake();\n        sub.event(Event::Quarantined(attachment.range(), Outcome::TimedOut));",
+            "        sub.event(Event::Quarantined(attachment.range(), Outcome::TimedOut));",
         )],
         model: "s170_wait_for_a_quarantine",
     },
     Mutant {
         name: "summary_forgets_a_neighbour_below",
-        file: CANCEL,
-        edits: &[("        summary.set(self.index.hull());", "        summary.set(None);")],
+        file: REVOKE,
+        edits: &[("        hull.set(self.index.hull());", "        hull.set(None);")],
         model: "s176_neighbour_below",
     },
     Mutant {
         name: "summary_forgets_a_neighbour_above",
-        file: CANCEL,
-        edits: &[("        summary.set(self.index.hull());", "        summary.set(None);")],
+        file: REVOKE,
+        edits: &[("        hull.set(self.index.hull());", "        hull.set(None);")],
         model: "s176_neighbour_above",
     },
     Mutant {
@@ -232,39 +259,39 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "summary_start_without_release",
-        file: SUMMARY,
+        file: HULL,
         edits: &[(
-            "self.hull.start.store(start, Store::Release)",
-            "self.hull.start.store(start, Store::Relaxed)",
+            "self.words.start.store(start, Store::Release)",
+            "self.words.start.store(start, Store::Relaxed)",
         )],
         model: "s176_eviction_beside_a_neighbour_above",
     },
     Mutant {
         name: "summary_start_without_acquire",
-        file: SUMMARY,
-        edits: &[("self.hull.start.load(Load::Acquire)", "self.hull.start.load(Load::Relaxed)")],
+        file: HULL,
+        edits: &[("self.words.start.load(Load::Acquire)", "self.words.start.load(Load::Relaxed)")],
         model: "s176_eviction_beside_a_neighbour_above",
     },
     Mutant {
         name: "summary_last_without_release",
-        file: SUMMARY,
+        file: HULL,
         edits: &[(
-            "self.hull.last.store(last, Store::Release)",
-            "self.hull.last.store(last, Store::Relaxed)",
+            "self.words.last.store(last, Store::Release)",
+            "self.words.last.store(last, Store::Relaxed)",
         )],
         model: "s176_eviction_beside_a_neighbour_below",
     },
     Mutant {
         name: "summary_last_without_acquire",
-        file: SUMMARY,
-        edits: &[("self.hull.last.load(Load::Acquire)", "self.hull.last.load(Load::Relaxed)")],
+        file: HULL,
+        edits: &[("self.words.last.load(Load::Acquire)", "self.words.last.load(Load::Relaxed)")],
         model: "s176_eviction_beside_a_neighbour_below",
     },
     Mutant {
         name: "place_is_given_back_silently",
         file: CONTEXT,
         edits: &[(
-            "        // SAFETY: settled by `Ref::try_new`; the caller's borrow keeps the context in place.\n        unsafe { self.vacancy.wake_all() };\n",
+            "        // SAFETY: settled by `Ref::try_new`; the caller's borrow keeps the context in place.\n        unsafe { self.shared.worker_slots.wake_all() };\n",
             "",
         )],
         model: "s171_acquire_waits_for_a_place",
@@ -281,15 +308,15 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "host_is_not_asked",
         file: ACQUIRE_OBJECT,
-        edits: &[("(!this.record.space().quiet(registration) || lease.is_revoked())", "lease.is_revoked()")],
+        edits: &[("!body.record.space().quiet(registration) || lease.is_revoked()", "lease.is_revoked()")],
         model: "s179_told_after_the_change",
     },
     Mutant {
         name: "word_is_not_looked_at_again",
         file: ACQUIRE_OBJECT,
         edits: &[(
-            "(!this.record.space().quiet(registration) || lease.is_revoked())",
-            "!this.record.space().quiet(registration)",
+            "!body.record.space().quiet(registration) || lease.is_revoked()",
+            "!body.record.space().quiet(registration)",
         )],
         model: "s179_told_after_the_change",
     },

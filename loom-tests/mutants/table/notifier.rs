@@ -2,12 +2,12 @@
 
 use super::Mutant;
 
-const START: &str = "src/notifier/start.rs";
+const INVALIDATE: &str = "src/notifier/invalidate.rs";
 const ACQUIRE: &str = "src/notifier/acquire.rs";
-const CANCEL: &str = "src/notifier/cancel.rs";
+const REVOKE: &str = "src/notifier/revoke.rs";
 const LEASE: &str = "src/notifier/lease.rs";
 const WINDOWS: &str = "src/notifier/windows.rs";
-const SUMMARY: &str = "src/notifier/summary.rs";
+const HULL: &str = "src/notifier/hull.rs";
 const ATTACH_MODEL: &str = "s26_s84_start_against_attach_on_empty_index";
 const ACQUIRE_MODEL: &str = "s17_to_s21_invalidate_against_acquire_and_lease";
 const LAST_PUT_MODEL: &str = "s40_s77_last_put_against_invalidate";
@@ -24,10 +24,10 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "plain_get_of_a_weak_edge_41",
-        file: START,
+        file: INVALIDATE,
         edits: &[(
-            "|edge| edge.as_ref().count().get_unless_zero()",
-            "|edge| { edge.as_ref().count().get(); true }",
+            "|object| object.as_ref().count().get_unless_zero()",
+            "|object| { object.as_ref().count().get(); true }",
         )],
         model: "s41_two_closes_against_invalidate",
     },
@@ -35,52 +35,52 @@ pub const MUTANTS: &[Mutant] = &[
         name: "attach_without_a_look_at_windows_22",
         file: ACQUIRE,
         edits: &[(
-            "if home.windows.overlaps(range) {\n                // SAFETY",
+            "if notifier.windows.overlaps(range) {\n                // SAFETY",
             "if false {\n                // SAFETY",
         )],
         model: "s22_two_windows_against_acquire",
     },
     Mutant {
         name: "plain_get_of_a_weak_edge",
-        file: START,
+        file: INVALIDATE,
         edits: &[(
-            "|edge| edge.as_ref().count().get_unless_zero()",
-            "|edge| { edge.as_ref().count().get(); true }",
+            "|object| object.as_ref().count().get_unless_zero()",
+            "|object| { object.as_ref().count().get(); true }",
         )],
         model: LAST_PUT_MODEL,
     },
     Mutant {
         name: "early_return_on_empty_index",
-        file: START,
+        file: INVALIDATE,
         edits: &[(
-            "if recorded && !self.summary.may_overlap(range) {\n",
-            "if recorded && !self.summary.may_overlap(range) {\n            self.windows.close(range);\n",
+            "if recorded && !self.hull.may_overlap(range) {\n",
+            "if recorded && !self.hull.may_overlap(range) {\n            self.windows.close(range);\n",
         )],
         model: ATTACH_MODEL,
     },
     Mutant {
         name: "start_without_a_window",
-        file: START,
+        file: INVALIDATE,
         edits: &[("let recorded = self.windows.open(range);", "let recorded = true;")],
         model: ACQUIRE_MODEL,
     },
     Mutant {
         name: "start_without_its_fence",
-        file: START,
-        edits: &[("P::fence();\n        if recorded", "if recorded")],
+        file: INVALIDATE,
+        edits: &[("P::fence();\n        // Nothing near", "// Nothing near")],
         model: ATTACH_MODEL,
     },
     Mutant {
         name: "attach_without_its_fence",
         file: ACQUIRE,
-        edits: &[("P::fence();\n            if home", "if home")],
+        edits: &[("P::fence();\n            if notifier", "if notifier")],
         model: ATTACH_MODEL,
     },
     Mutant {
         name: "attach_without_a_look_at_windows",
         file: ACQUIRE,
         edits: &[(
-            "if home.windows.overlaps(range) {\n                // SAFETY",
+            "if notifier.windows.overlaps(range) {\n                // SAFETY",
             "if false {\n                // SAFETY",
         )],
         model: ATTACH_MODEL,
@@ -89,52 +89,53 @@ pub const MUTANTS: &[Mutant] = &[
         name: "commit_without_recheck",
         file: ACQUIRE,
         edits: &[(
-            "if attachment.state() != State::Acquiring || attachment.ticket() != ticket.0 {",
-            "if false {",
+            "let current = attachment.read(|slot| slot.current_ticket()) == Some(ticket.number);",
+            "let current = true;",
         )],
         model: ATTACH_MODEL,
     },
     Mutant {
         name: "attached_without_a_ticket",
         file: ACQUIRE,
-        edits: &[(
-            "if attachment.state() != State::Acquiring || attachment.ticket() != ticket.0 {",
-            "if attachment.state() != State::Acquiring {",
-        )],
+        edits: &[
+            (
+                "let current = attachment.read(|slot| slot.current_ticket()) == Some(ticket.number);",
+                "let current = attachment.read(|slot| slot.current_ticket()).is_some();",
+            ),
+            (
+                "attachment.slot(|slot| slot.commit(ticket.number));",
+                "attachment.slot(|slot| { let now = slot.current_ticket().unwrap_or_default(); slot.commit(now) });",
+            ),
+        ],
         model: "s82_old_ticket_against_new_attach",
     },
     Mutant {
         name: "start_skips_a_dying_object",
-        file: START,
+        file: INVALIDATE,
         edits: &[(
             "State::Ready | State::Revoking => true,",
-            "State::Ready if unsafe { attachment.edge() }.is_some_and(|e| unsafe { e.as_ref() }.count().count() == 0) => false,\n\
-             State::Ready | State::Revoking => true,",
+            "State::Ready if unsafe { attachment.object() }.is_some_and(|e| unsafe { e.as_ref() }.count().count() == 0) => false,\nState::Ready | State::Revoking => true,",
         )],
         model: LAST_PUT_MODEL,
     },
     Mutant {
         name: "unlink_before_unpin",
-        file: CANCEL,
+        file: REVOKE,
         edits: &[
             (
-                "    let outcome = sub.cancel(sub.deadline());\n",
-                "    home.with(|core| unsafe { core.take_out(attachment, &home.summary) });\n    let outcome = sub.cancel(sub.deadline());\n",
+                "    // SAFETY: the revocation is ours, and the leases are gone.\n    let outcome = unsafe { sub.release(",
+                "    sub.notifier().with(|core| unsafe {\n        core.index.remove(sub.attachment().node_ptr());\n        sub.notifier().hull.set(core.index.hull());\n    });\n    let outcome = unsafe { sub.release(",
             ),
             (
-                "            debug_assert!(attachment.state() == State::Revoking);\n            if outcome",
-                "            if outcome",
-            ),
-            (
-                "                core.take_out(attachment, &home.summary);\n            } else",
-                "            } else",
+                "                core.take_out(attachment, &notifier.hull, duty);\n            } else",
+                "                let _ = duty;\n            } else",
             ),
         ],
         model: LAST_PUT_MODEL,
     },
     Mutant {
         name: "wait_before_own_cancels",
-        file: START,
+        file: INVALIDATE,
         edits: &[(
             "self.run();\n        let outcome = self.wait();",
             "let outcome = self.wait();\n        self.run();",
@@ -143,19 +144,19 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "start_waits_for_its_own_cancels_only",
-        file: START,
+        file: INVALIDATE,
         edits: &[("if self.wait {", "if false {")],
         model: "s20_two_invalidations_of_one_object",
     },
     Mutant {
         name: "refused_start_leaves_its_window",
-        file: START,
+        file: INVALIDATE,
         edits: &[("                self.windows.close(range);\n                self.wake();\n", "")],
         model: "s54_non_blockable_against_acquire",
     },
     Mutant {
         name: "exit_without_dead",
-        file: START,
+        file: INVALIDATE,
         edits: &[("core.dead = true;", "")],
         model: "s48_exit_against_acquire",
     },
@@ -167,7 +168,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "quarantine_in_two_steps",
-        file: CANCEL,
+        file: REVOKE,
         edits: &[
             (
                 "        self.with(|core| {\n            // One section for the mark",
@@ -230,10 +231,10 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "summary_without_release",
-        file: SUMMARY,
+        file: HULL,
         edits: &[(
-            "self.hull.start.store(start, Store::Release);",
-            "self.hull.start.store(start, Store::Relaxed);",
+            "self.words.start.store(start, Store::Release)",
+            "self.words.start.store(start, Store::Relaxed)",
         )],
         model: "s78_evict_against_start",
     },
@@ -254,45 +255,48 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "quarantined_counts_as_released",
-        file: START,
-        edits: &[(
-            "outcome = outcome.max(unsafe { attachment.outcome() });",
-            "outcome = outcome.max(Outcome::Idle);",
-        )],
+        file: INVALIDATE,
+        edits: &[("outcome = outcome.max(why);", "outcome = outcome.max(Outcome::Idle);")],
         model: "s83_retry_against_start",
     },
     Mutant {
         name: "cancel_keeps_its_reference",
-        file: CANCEL,
+        file: REVOKE,
         edits: &[("    drop(sub);\n    outcome", "    core::mem::forget(sub);\n    outcome")],
         model: "s39_last_put_in_queued_cancel",
     },
     Mutant {
         name: "refused_cancel_is_lost",
-        file: CANCEL,
+        file: REVOKE,
         edits: &[("let _ = run(unsafe { Ref::adopt(inner) });", "drop(unsafe { Ref::adopt(inner) });")],
         model: "s51_shut_down_against_start",
     },
     Mutant {
         name: "superseded_worker_commits",
         file: ACQUIRE,
-        edits: &[(
-            "if attachment.state() != State::Acquiring || attachment.ticket() != ticket.0 {",
-            "if attachment.state() != State::Acquiring {",
-        )],
+        edits: &[
+            (
+                "let current = attachment.read(|slot| slot.current_ticket()) == Some(ticket.number);",
+                "let current = attachment.read(|slot| slot.current_ticket()).is_some();",
+            ),
+            (
+                "attachment.slot(|slot| slot.commit(ticket.number));",
+                "attachment.slot(|slot| { let now = slot.current_ticket().unwrap_or_default(); slot.commit(now) });",
+            ),
+        ],
         model: "s28_superseded_worker",
     },
     Mutant {
         name: "worker_after_exit",
-        file: START,
+        file: INVALIDATE,
         edits: &[("core.dead = true;", "")],
         model: "s49_exit_against_worker",
     },
     Mutant {
         name: "window_unknown_to_a_registration",
-        file: START,
+        file: INVALIDATE,
         edits: &[(
-            "        if !self.windows.open(range) {\n            self.with(|core| core.spill.open(range));\n        }",
+            "        if !self.windows.open(range) {\n            self.with(|core| core.overflow.open(range));\n        }",
             "",
         )],
         model: "s81_register_during_window",
@@ -310,32 +314,32 @@ pub const MUTANTS: &[Mutant] = &[
         name: "moved_already_is_a_failure",
         file: ACQUIRE,
         edits: &[(
-            "            if !core::ptr::eq(from, sub.home()) {\n                return true;",
-            "            if !core::ptr::eq(from, sub.home()) {\n                return false;",
+            "            if !core::ptr::eq(from, sub.notifier()) {\n                return true;",
+            "            if !core::ptr::eq(from, sub.notifier()) {\n                return false;",
         )],
         model: "s42_two_exports",
     },
     Mutant {
         name: "cancel_keeps_its_reference_86",
-        file: CANCEL,
+        file: REVOKE,
         edits: &[("    drop(sub);\n    outcome", "    core::mem::forget(sub);\n    outcome")],
         model: "s86_last_record_in_queued_cancel",
     },
     Mutant {
         name: "acquire_without_windows",
         file: ACQUIRE,
-        edits: &[("            if home.windows.overlaps(range) {", "            if false {")],
+        edits: &[("            if notifier.windows.overlaps(range) {", "            if false {")],
         model: "s17_acquire_against_invalidate",
     },
     Mutant {
         name: "spilled_window_is_overlooked",
         file: ACQUIRE,
-        edits: &[("            if core.spill.overlaps(range) {", "            if false {")],
+        edits: &[("            if core.overflow.overlaps(range) {", "            if false {")],
         model: "s22_evict_with_two_windows",
     },
     Mutant {
         name: "start_waits_for_ready_only",
-        file: START,
+        file: INVALIDATE,
         edits: &[(
             "State::Ready | State::Revoking => true,",
             "State::Ready => true,\n                        State::Revoking => false,",

@@ -11,8 +11,8 @@ pub const MUTANTS: &[Mutant] = &[
         name: "superseded_pins_are_kept",
         file: INSTALL,
         edits: &[(
-            "                    device.unmap(map);\n                    this.unpin_unused(&pages);",
-            "                    device.unmap(map);",
+            "                pinned.put_back(pages);\n",
+            "                core::mem::forget(pages);\n",
         )],
         model: "s29_cancel_while_a_worker_pins",
     },
@@ -20,27 +20,30 @@ pub const MUTANTS: &[Mutant] = &[
         name: "attached_without_a_worker",
         file: WORKER,
         edits: &[(
-            "        Notifier::abandon(this, ticket, false);\n        return Error::Again;",
-            "        return Error::Again;",
+            "        // Nothing stays attached (rule 17, scenario 33).\n        return Error::Again;",
+            "        acquiring.served();\n        return Error::Again;",
         )],
         model: "s33_worker_limit",
     },
     Mutant {
         name: "worker_place_is_kept",
         file: WORKER,
-        edits: &[("        this.context.give_worker();\n        // The users", "        // The users")],
+        edits: &[(
+            "        drop(place);\n        // The users",
+            "        core::mem::forget(place);\n        // The users",
+        )],
         model: "s50_last_reference_in_worker",
     },
     Mutant {
         name: "record_stays_registered",
         file: RECORD,
-        edits: &[("this.space.unregister(bound.registration);", "drop(bound.registration);")],
+        edits: &[("unsafe { this.space.unregister(bound.registration) };", "drop(bound.registration);")],
         model: "s47_unregister_against_callback",
     },
     Mutant {
         name: "loser_stays_registered",
         file: RECORD,
-        edits: &[("self.space.unregister(lost.registration);", "drop(lost.registration);")],
+        edits: &[("unsafe { self.space.unregister(lost.registration) };", "drop(lost.registration);")],
         model: "rule12_notifier_published_once",
     },
     Mutant {
@@ -65,10 +68,8 @@ pub const MUTANTS: &[Mutant] = &[
         name: "report_after_the_ticket",
         file: WORKER,
         edits: &[(
-            "            Notifier::abandon_with(&this, ticket, sticky, || {\n                if !sticky {\n                    \
-             this.report.store(encode(error), Store::Relaxed);\n                }\n            });",
-            "            if Notifier::abandon(&this, ticket, sticky) && !sticky {\n                \
-             this.report.store(encode(error), Store::Relaxed);\n            }",
+            "                    acquiring.abandon_with(error.is_sticky(), || this.leave(error, true));",
+            "                    acquiring.abandon_with(error.is_sticky(), || ());\n                    this.leave(error, true);",
         )],
         model: "s31_report_against_acquire",
     },
@@ -77,13 +78,12 @@ pub const MUTANTS: &[Mutant] = &[
         file: INSTALL,
         edits: &[
             (
-                "        if let Some(error) = this.take_report() {\n            Notifier::abandon(this, ticket, false);\n            \
-                 return Err(error);\n        }\n",
+                "        if let Some(error) = body.take_report() {\n            return Err(error);\n        }\n",
                 "",
             ),
             (
-                "        // (1) All that can be needed",
-                "        if let Some(error) = this.take_report() {\n            return Err(error);\n        }\n        // (1) All",
+                "        // All that can be needed is allocated",
+                "        if let Some(error) = body.take_report() {\n            return Err(error);\n        }\n        // All that can be needed is allocated",
             ),
         ],
         model: "s31_report_against_acquire",
