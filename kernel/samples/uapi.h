@@ -75,6 +75,7 @@ enum {
 	USERPTR_COPIED, /* bytes they ever copied */
 	USERPTR_MAPPED, /* pages mapped for DMA now */
 	USERPTR_TRANSFERS, /* DMA transfers from or to pages, ever begun */
+	USERPTR_QUARANTINED, /* objects that were quarantined, ever */
 	USERPTR_SAMPLE_END,
 };
 

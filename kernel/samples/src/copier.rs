@@ -1,13 +1,13 @@
 //! A device in software: it copies and fills pinned pages from a kernel worker, as a DMA engine would.
 
 use crate::ffi;
-use crate::job::{Engine, Mapping, Table};
+use crate::job::{Engine, Mapping, Table, count_event};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
 use userptr::address_space::Pages;
 use userptr::device::{Device, Limits, Prepare};
-use userptr::notifier::Outcome;
+use userptr::notifier::{Event, Outcome};
 use userptr::pages::Buffer;
 use userptr::platform::RawWait;
 use userptr::{Error, Ref, RefCounted};
@@ -92,6 +92,10 @@ impl Device for Copier {
 
     fn unmap(&self, map: Self::Map) {
         drop(map);
+    }
+
+    fn event(&self, event: Event) {
+        count_event(event);
     }
 }
 

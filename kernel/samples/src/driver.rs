@@ -13,7 +13,9 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use core::time::Duration;
 use userptr::pages::Buffer;
 use userptr::platform::{LockClass, Mutex};
-use userptr::{Client, Context, Error, Lease, Limits, RawQueue, Ref, RefCounted, SgLimits, UserPtr};
+use userptr::{
+    Client, Context, Error, Lease, Limits, RawQueue, Ref, RefCounted, SgLimits, UserPtr, ref_counted,
+};
 use userptr_kernel::{KQueue, Kernel, Kind, Mm, now_ns as now, pause, signal_pending, untagged};
 
 /// All there is, from the module's load to its unload.
@@ -24,8 +26,7 @@ struct Driver {
     queues: [KQueue; 4],
 }
 
-// SAFETY: nothing to settle; only the static below points here.
-unsafe impl RefCounted<Kernel> for Driver {}
+ref_counted! { impl RefCounted<Kernel> for Driver {} }
 
 static DRIVER: AtomicPtr<Driver> = AtomicPtr::new(ptr::null_mut());
 

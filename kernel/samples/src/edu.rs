@@ -11,16 +11,16 @@
 mod engine;
 
 use crate::ffi;
-use crate::job::{Engine, Mapping, Table};
+use crate::job::{Engine, Mapping, Table, count_event};
 use core::fmt;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
 use engine::Hardware;
 use userptr::device::{Device, Limits, Prepare};
-use userptr::notifier::Outcome;
+use userptr::notifier::{Event, Outcome};
 use userptr::pages::{Buffer, Segment, SgLimits};
-use userptr::{Error, Ref, RefCounted};
+use userptr::{Error, Ref, ref_counted};
 use userptr_kernel::{KQueue, Kernel, Mm, PAGE_SHIFT, PAGE_SIZE as PAGE};
 
 /// The most bytes in one transfer. The device's buffer has 4,096, but older versions of QEMU take a transfer that reaches its
@@ -77,8 +77,7 @@ pub struct DmaTable {
     hardware: Ref<Hardware, Kernel>,
 }
 
-// SAFETY: nothing to settle; jobs that point here hold a reference.
-unsafe impl RefCounted<Kernel> for DmaTable {}
+ref_counted! { impl RefCounted<Kernel> for DmaTable {} }
 
 impl fmt::Debug for DmaTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -173,6 +172,10 @@ impl Device for Edu {
 
     fn unmap(&self, map: Self::Map) {
         map.0.unmap();
+    }
+
+    fn event(&self, event: Event) {
+        count_event(event);
     }
 }
 

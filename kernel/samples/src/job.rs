@@ -10,6 +10,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use userptr::device::Device;
+use userptr::notifier::Event;
 use userptr::pages::Buffer;
 use userptr::platform::RawWait;
 use userptr::work::enqueue;
@@ -23,6 +24,13 @@ pub trait Engine: Device<Space = Mm, Map = Mapping<Self::Table>> {
 
     /// Where its jobs run.
     fn queue(&self) -> &KQueue;
+}
+
+/// What the devices do with what they are told of their objects: they count.
+pub fn count_event(event: Event) {
+    if let Event::Quarantined(..) = event {
+        count(counter::QUARANTINED, 1);
+    }
 }
 
 /// The pages of an object as a device knows them.

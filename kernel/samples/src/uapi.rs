@@ -29,4 +29,6 @@ pub mod counter {
     pub const COPIED: u32 = 65;
     /// DMA transfers from or to pages, ever begun.
     pub const TRANSFERS: u32 = 67;
+    /// Objects that were quarantined, ever.
+    pub const QUARANTINED: u32 = 68;
 }

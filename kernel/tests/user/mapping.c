@@ -368,17 +368,20 @@ static int two_devices(void)
 /* The device ignores the request to stop for longer than its deadline: the unmap does not hang, the pages stay pinned. */
 static int quarantine(void)
 {
-	long from;
+	long from, ever;
 
 	fd = dev_open(1);
 	at = memory(N);
 	stamp(at, N, 28);
 	CHECK_EQ(dev_create(fd, at, N * PAGE, 0, &h), 0);
 	CHECK_EQ(dev_fill(fd, h, N, 1, 4000, true), 0);
+	ever = counter(fd, USERPTR_QUARANTINED);
 	from = now_ms();
 	CHECK_EQ(munmap(at, N * PAGE), 0);
 	CHECK(now_ms() - from < 3500);
 	CHECK_EQ(pins(fd), N);
+	/* The driver was told. */
+	CHECK_EQ(counter(fd, USERPTR_QUARANTINED), ever + 1);
 	CHECK_EQ(counter(fd, USERPTR_JOBS), 1);
 	/* New memory at the same place is not the quarantined memory. */
 	CHECK(memory_at(at, N) == at);
@@ -388,6 +391,41 @@ static int quarantine(void)
 	CHECK_EQ(dev_reset(fd), 0);
 	CHECK_EQ(pins(fd), 0);
 	CHECK(device_sees(fd, h, N, 29));
+	return 0;
+}
+
+/*
+ * One deadline for one unmap, not one for each of its objects: four objects of a device that ignores the request to stop, and whose
+ * deadline is 10 s. With one for each, the unmap would last as long as the device works: the jobs all end after 25 s.
+ */
+static int one_deadline(void)
+{
+	enum { MANY = 4 };
+	uint64_t handles[MANY];
+	int fds[MANY];
+	long ever, from, took;
+
+	fd = dev_open(0);
+	ever = counter(fd, USERPTR_QUARANTINED);
+	at = memory(N);
+	stamp(at, N, 30);
+	for (int i = 0; i < MANY; i++) {
+		fds[i] = dev_open(0);
+		CHECK_EQ(dev_create(fds[i], at, N * PAGE, 0, &handles[i]), 0);
+		CHECK_EQ(dev_fill(fds[i], handles[i], N, 1, 25000, true), 0);
+	}
+	CHECK_EQ(counter(fd, USERPTR_JOBS), MANY);
+	from = now_ms();
+	CHECK_EQ(munmap(at, N * PAGE), 0);
+	took = now_ms() - from;
+	CHECK(took >= 9900);
+	CHECK(took < 15000);
+	CHECK_EQ(counter(fd, USERPTR_QUARANTINED), ever + MANY);
+	CHECK_EQ(pins(fd), MANY * N);
+	for (int i = 0; i < MANY; i++)
+		CHECK_EQ(dev_wait(fds[i], 60000), 0);
+	CHECK_EQ(dev_reset(fd), 0);
+	CHECK_EQ(pins(fd), 0);
 	return 0;
 }
 
@@ -413,5 +451,6 @@ const struct test mapping_tests[] = {
 	{ "huge-pages", huge_pages },
 	{ "two-devices", two_devices },
 	{ "quarantine", quarantine },
+	{ "one-deadline", one_deadline },
 	{ NULL, NULL },
 };

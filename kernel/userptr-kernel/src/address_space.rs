@@ -5,7 +5,7 @@ use crate::platform::Kernel;
 use core::ffi::{c_int, c_void};
 use core::fmt;
 use core::ptr::NonNull;
-use userptr::address_space::{AddressSpace, Current, ForeignMemory, Pages, Usage, Users};
+use userptr::address_space::{AddressSpace, Current, ForeignMemory, NoMemory, Pages, Usage, Users};
 use userptr::notifier::{Blockable, Notifier, Outcome};
 use userptr::{AddrRange, Error, Ref};
 
@@ -126,6 +126,7 @@ impl AddressSpace for Mm {
     type Page = Page;
     type Users<'a> = MmUsers<'a>;
     type Registration = Registered;
+    type Memory = NoMemory;
 
     fn id(&self) -> usize {
         self.0.as_ptr().addr()

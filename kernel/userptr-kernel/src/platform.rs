@@ -9,7 +9,7 @@ use core::sync::atomic::{self, Ordering};
 use core::time::Duration;
 use userptr::platform::{LockClass, RawLock, RawQueue, RawWait, RawWork};
 use userptr::platforms::native::{NativeCell, NativeUsize};
-use userptr::{Error, Platform, Ref, RefCounted};
+use userptr::{Error, Platform, Ref, ref_counted};
 
 /// Spinlocks, mutexes, wait queues, workqueues and `kvmalloc` of the running kernel.
 #[derive(Debug)]
@@ -31,6 +31,12 @@ unsafe impl Platform for Kernel {
     fn fence() {
         // SAFETY: no arguments.
         unsafe { ffi::uk_fence() }
+    }
+
+    /// The kernel's monotonic clock (`ktime_get`).
+    fn now() -> Duration {
+        // SAFETY: no arguments.
+        Duration::from_nanos(unsafe { ffi::uk_now_ns() })
     }
 
     fn alloc(layout: Layout) -> Option<NonNull<u8>> {
@@ -226,8 +232,8 @@ struct Inner {
 unsafe impl Send for Inner {}
 // SAFETY: as above.
 unsafe impl Sync for Inner {}
-// SAFETY: nothing to settle. Only queued items point here, and dropping waits for them.
-unsafe impl RefCounted<Kernel> for Inner {}
+// Queued items point here, too, but dropping waits for them.
+ref_counted! { impl RefCounted<Kernel> for Inner {} }
 
 impl KQueue {
     /// A queue of that kind.

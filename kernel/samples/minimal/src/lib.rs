@@ -9,7 +9,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use core::time::Duration;
 use userptr::device::{Device, Limits, Prepare};
-use userptr::{Context, Error, Outcome, RawQueue, Ref, RefCounted};
+use userptr::{Context, Error, Outcome, RawQueue, Ref, ref_counted};
 use userptr_kernel::{KQueue, Kernel, Kind, Mm};
 
 /// Counts pages.
@@ -45,8 +45,7 @@ struct Driver {
     frees: KQueue,
 }
 
-// SAFETY: nothing to settle; only the static below points here.
-unsafe impl RefCounted<Kernel> for Driver {}
+ref_counted! { impl RefCounted<Kernel> for Driver {} }
 
 static DRIVER: AtomicPtr<Driver> = AtomicPtr::new(ptr::null_mut());
 

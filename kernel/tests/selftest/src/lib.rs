@@ -241,6 +241,10 @@ fn cancelled_work_gives_its_reference_back() -> TestResult {
 
 fn drain_follows_chains() -> TestResult {
     let queue = get!(KQueue::try_new(Kind::Cancel));
+    // A context refuses one queue for two purposes.
+    let other = get!(KQueue::try_new(Kind::Cancel));
+    check!(queue.is_same(&queue.clone()) && !queue.is_same(&other));
+    drop(other);
     let c = get!(counter(&queue, 1, 20));
     get!(enqueue::<_, Kernel, 0>(&queue, c.clone()));
     queue.drain();

@@ -11,7 +11,7 @@ use core::hint::black_box;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use userptr::platform::{LockClass, Mutex, RawWait, SpinLock};
 use userptr::work::enqueue;
-use userptr::{Error, HasWork, RawQueue, Ref, RefCounted, has_work};
+use userptr::{Error, RawQueue, Ref, RefCounted, ref_counted};
 use userptr_kernel::{KQueue, KWait, Kernel, Kind};
 
 /// The oldest mistake of such drivers: pages stay with the device after the mapping is gone. The linker puts it into the place of
@@ -38,8 +38,7 @@ pub(crate) fn run(which: u64) -> Result<(), Error> {
 }
 
 struct Plain(u64);
-// SAFETY: nothing to settle, nothing points to it.
-unsafe impl RefCounted<Kernel> for Plain {}
+ref_counted! { impl RefCounted<Kernel> for Plain {} }
 
 /// Reads an object after its last reference has gone.
 #[inline(never)]
@@ -122,20 +121,7 @@ struct Racer {
 unsafe impl Send for Racer {}
 // SAFETY: as above.
 unsafe impl Sync for Racer {}
-// SAFETY: initialises the item; nothing else points to it.
-unsafe impl RefCounted<Kernel> for Racer {
-    unsafe fn init(&self) {
-        // SAFETY: once, at the final address (caller).
-        unsafe { self.work.init() }
-    }
-}
-// SAFETY: the offset is checked by the macro; `init` initialises the item.
-unsafe impl HasWork<Kernel> for Racer {
-    has_work!(work: userptr::Work<Racer, Kernel>);
-    fn run(this: Ref<Self, Kernel>) {
-        this.add();
-    }
-}
+ref_counted! { impl RefCounted<Kernel> for Racer { work: |this: Ref<Racer, Kernel>| this.add() } }
 
 impl Racer {
     #[inline(never)]

@@ -4,8 +4,8 @@ use crate::edu::{Edu, LAST_ADDRESS, MAX_BYTES, Way};
 use crate::memory;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use userptr::platforms::std::{Std, Workers};
-use userptr::{Client, Context, Error, Lease, Queues, Ref, UserPtr, UserPtrRef};
+use userptr::platforms::std::Running;
+use userptr::{AddrRange, Context, Error, Flags, Lease, UserPtr};
 use userptr_linux::vfio::{IovaRange, Setup, Span, Type1, Vfio};
 use userptr_linux::{Linux, Options};
 use vfio_ioctls::VfioContainer;
@@ -27,12 +27,10 @@ pub const SETUP: Setup = Setup {
 };
 
 pub struct Setting {
-    // Dropped in this order.
-    pub context: Ref<Context<Card>, Std>,
+    pub context: Running<Card>,
     pub space: Linux,
     pub edu: Arc<Edu>,
     witness: usize,
-    _workers: [Workers<Std>; 3],
 }
 
 impl Setting {
@@ -47,13 +45,9 @@ impl Setting {
         let container = unsafe { Type1::new(edu.container()) };
         let device = Vfio::open(container, edu.clone(), setup).expect("the container's limits");
         let space = Linux::with(options).expect("userfaultfd");
-        let workers = [("pins", 1), ("cancels", 2), ("frees", 1)]
-            .map(|(name, n)| Workers::start(name, n).expect("threads"));
-        let [pins, cancels, frees] = workers.each_ref().map(|workers: &Workers<Std>| workers.queue().clone());
-        let queues = Queues { pins, cancels: Some(cancels), frees };
-        let context = Context::try_new(device, queues).map_err(|(_, e)| e).expect("memory");
+        let context = Context::builder(device).spawn().expect("threads");
         let witness = memory::map(PAGE);
-        let this = Self { context, space, edu, witness, _workers: workers };
+        let this = Self { context, space, edu, witness };
         assert!(this.setup_fits());
         this.naive_map(WITNESS, witness);
         this
@@ -67,12 +61,14 @@ impl Setting {
         self.context.device()
     }
 
-    pub fn client(&self) -> Ref<Client<Card>, Std> {
-        Client::open(self.context.clone()).expect("memory")
+    pub fn object(&self, address: usize, bytes: usize) -> UserPtr<Card> {
+        self.create(address, bytes, Flags::NONE)
     }
 
-    pub fn object(&self, address: usize, bytes: usize) -> UserPtrRef<Card> {
-        Context::create(&self.context, &self.space, address, bytes, 0).expect("an object")
+    pub fn create(&self, address: usize, bytes: usize, flags: Flags) -> UserPtr<Card> {
+        let range = AddrRange::new(address, bytes).expect("a range");
+        // SAFETY: the tests map their memory by system calls, and look at it by address only.
+        unsafe { self.context.register_unchecked(&self.space, range, flags) }.expect("an object")
     }
 
     /// The plain way: maps and forgets.
@@ -113,14 +109,14 @@ impl Setting {
 }
 
 /// A lease, however long windows stay open.
-pub fn lease(object: &UserPtrRef<Card>) -> Lease<'_, Card> {
+pub fn lease(object: &UserPtr<Card>) -> Lease<'_, Card> {
     try_lease(object).unwrap_or_else(|error| panic!("{error}, {:?}", object.context().device().refusal()))
 }
 
-pub fn try_lease(object: &UserPtrRef<Card>) -> Result<Lease<'_, Card>, Error> {
+pub fn try_lease(object: &UserPtr<Card>) -> Result<Lease<'_, Card>, Error> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        match UserPtr::acquire(object) {
+        match object.acquire() {
             Err(Error::Again | Error::Busy) if Instant::now() < deadline => {}
             done => return done,
         }
@@ -129,7 +125,7 @@ pub fn try_lease(object: &UserPtrRef<Card>) -> Result<Lease<'_, Card>, Error> {
 
 /// Where the object lies for the device, for whoever holds the lease.
 pub fn span(lease: &Lease<'_, Card>) -> Span {
-    lease.with(|mapped| mapped.map.span())
+    lease.map().span()
 }
 
 /// Waits for something that has to come.

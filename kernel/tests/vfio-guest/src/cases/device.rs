@@ -8,7 +8,7 @@ use crate::setting::{PAGE, SETUP, Setting, eventually, lease, span, try_lease};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use userptr::notifier::State;
-use userptr::{Buffer, Context, Device, Error, Flags, Outcome, Prepare, SgLimits, SgTable, UserPtr};
+use userptr::{Buffer, Device, Error, Flags, Outcome, Prepare, SgLimits, SgTable};
 use userptr_linux::Options;
 use userptr_linux::vfio::{Container, IovaRange, Setup, Span};
 
@@ -62,7 +62,7 @@ fn unmapped_is_blocked() -> String {
     let object = setting.object(address, BYTES);
     let at = span(&lease(&object));
     setting.load(7);
-    UserPtr::put_pages(&object).unwrap();
+    object.put_pages().unwrap();
     memory::fill(address, MAX_BYTES, 8);
     setting.edu.transfer(at, 0, MAX_BYTES, Way::ToMemory);
     assert_eq!(memory::look(address, MAX_BYTES), memory::pattern(MAX_BYTES, 8));
@@ -145,8 +145,8 @@ fn quarantined() -> String {
     setting.load(3);
     let at = span(&lease(&object));
     setting.edu.deaf.store(true, Ordering::SeqCst);
-    assert_eq!(UserPtr::put_pages(&object), Err(Error::TimedOut));
-    assert_eq!(UserPtr::state(&object), State::Quarantined);
+    assert_eq!(object.put_pages(), Err(Error::TimedOut));
+    assert_eq!(object.state(), State::Quarantined);
     // The device still has the pages, and nobody else.
     setting.edu.transfer(at, 0, MAX_BYTES, Way::ToMemory);
     assert_eq!(memory::look(address, MAX_BYTES), memory::pattern(MAX_BYTES, 3));
@@ -186,8 +186,7 @@ fn read_only() -> String {
     let setting = Setting::new();
     let address = memory::map(BYTES);
     memory::fill(address, BYTES, 1);
-    let flags = Flags::READ_ONLY.bits();
-    let object = Context::create(&setting.context, &setting.space, address, BYTES, flags).unwrap();
+    let object = setting.create(address, BYTES, Flags::READ_ONLY);
     let lease = lease(&object);
     // First the write: QEMU's IOMMU refuses one through a translation that it has in its cache, too, but says nothing.
     setting.load(2);
@@ -208,8 +207,7 @@ fn read_only_follows() -> String {
     setting.device().container().unmap(at).unwrap();
 
     let address = memory::map(PAGE);
-    let flags = Flags::READ_ONLY.bits();
-    let object = Context::create(&setting.context, &setting.space, address, PAGE, flags).unwrap();
+    let object = setting.create(address, PAGE, Flags::READ_ONLY);
     let lease = lease(&object);
     memory::fill(address, PAGE, 9);
     assert_eq!(setting.seen_by_device(span(&lease), 0, MAX_BYTES), memory::pattern(MAX_BYTES, 9));
@@ -275,7 +273,7 @@ fn free_last() -> String {
     let refusals = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
-            let (device, refusals) = (setting.device(), &refusals);
+            let (device, space, refusals) = (setting.device(), &setting.space, &refusals);
             scope.spawn(move || {
                 let address = memory::map(PAGE);
                 memory::fill(address, PAGE, 1);
@@ -284,7 +282,9 @@ fn free_last() -> String {
                 let sg = SgTable::build(pages.iter().copied(), SgLimits::NONE).unwrap();
                 let mut made = 0;
                 while made < ROUNDS {
-                    match device.prepare(Prepare { address, pages: &pages, sg: &sg, write: true }) {
+                    // SAFETY: memory of the test's own, mapped until the map is taken away.
+                    let what = unsafe { Prepare::new(space, address, &pages, &sg, true) };
+                    match device.prepare(what) {
                         Ok(map) => {
                             made += 1;
                             device.unmap(map);

@@ -5,7 +5,7 @@ use crate::Case;
 use crate::edu::MAX_BYTES;
 use crate::memory;
 use crate::setting::{PAGE, SETUP, Setting, lease, span, try_lease};
-use userptr::{Error, UserPtr};
+use userptr::Error;
 use userptr_linux::vfio::{IovaRange, Setup};
 use userptr_linux::{Options, Refusal};
 
@@ -63,7 +63,7 @@ fn entries() -> String {
         memory::fill(object.range().start(), MAX_BYTES, at.iova);
         assert_eq!(setting.seen_by_device(*at, 0, MAX_BYTES), memory::pattern(MAX_BYTES, at.iova));
     }
-    UserPtr::put_pages(&first[0]).unwrap();
+    first[0].put_pages().unwrap();
     drop(lease(last));
     drop(objects);
     setting.assert_released();
@@ -82,7 +82,7 @@ fn locked_memory() -> String {
     }
     let address = memory::map(2 * LIMIT);
     let object = setting.object(address, 2 * LIMIT);
-    assert_eq!(try_lease(&object).err(), Some(Error::Limit));
+    assert_eq!(try_lease(&object).err(), Some(Error::LockedMemory));
     assert_eq!(setting.device().refusal(), Some(Refusal::LockedMemory(LIMIT as u64)));
     assert_eq!((setting.device().stats().taken, memory::locked_pages()), (0, 1));
     let less = setting.object(address, LIMIT / 2);
@@ -115,7 +115,7 @@ fn hole() -> String {
     assert_eq!(try_lease(&object).err(), Some(Error::Fault));
     setting.assert_released();
     memory::map_at(address + PAGE, PAGE);
-    assert!(UserPtr::reset(&object));
+    assert!(object.reset());
     drop(lease(&object));
     "EFAULT, nothing pinned; filled up and reset, it works".into()
 }

@@ -5,7 +5,7 @@ use crate::Case;
 use crate::edu::{MAX_BYTES, Way};
 use crate::memory;
 use crate::setting::{PAGE, Setting, lease, span};
-use userptr::{Error, UserPtr};
+use userptr::{Client, Error};
 
 const BYTES: usize = 16 * PAGE;
 
@@ -39,9 +39,9 @@ fn pins() -> String {
 
 fn double_close() -> String {
     let setting = Setting::new();
-    let client = setting.client();
+    let client = Client::open(setting.context.clone()).unwrap();
     let address = memory::map(BYTES);
-    let handle = client.create(&setting.space, address, BYTES, 0).unwrap();
+    let handle = client.insert(setting.object(address, BYTES)).unwrap();
     let object = client.lookup(handle).unwrap();
     drop(lease(&object));
     drop(object);
@@ -63,7 +63,7 @@ fn stranger() -> String {
     // SAFETY: the child takes no lock that another thread may hold, and ends by `_exit`.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        let refused = UserPtr::try_acquire(&object).err() == Some(Error::Fault);
+        let refused = object.try_acquire().err() == Some(Error::OtherSpace);
         // Its copy of the memory is its own.
         memory::fill(address, BYTES, 2);
         memory::unmap(address, BYTES);
