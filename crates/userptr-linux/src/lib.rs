@@ -80,6 +80,7 @@ compile_error!(
 mod coverage;
 pub mod docs;
 mod grace;
+mod helper;
 mod memory;
 mod monitor;
 mod owner;
@@ -111,7 +112,7 @@ use monitor::{Counters, Told};
 use pagemap::Pagemap;
 use regions::{Regions, STOP};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use uffd::Uffd;
 use userptr::AddrRange;
 
@@ -258,8 +259,7 @@ impl Linux {
             Watch::Nothing(_) => None,
             Watch::Whole { .. } | Watch::Regions(_) => {
                 let shared = Arc::clone(&shared);
-                let thread = Builder::new().name(String::from("userptr-monitor"));
-                Some(thread.spawn(move || shared.run()).map_err(|_| Refusal::Threads)?)
+                Some(helper::spawn("userptr-monitor", move || shared.run())?)
             }
         };
         Ok(Self { space: Arc::new(Space { shared, monitor, shift: page.trailing_zeros() }) })

@@ -26,12 +26,12 @@ mod table;
 
 pub use op::{Direction, Op, Part};
 
-use crate::{Facility, Linux, Owner, Refusal};
+use crate::{Facility, Linux, Owner, Refusal, helper};
 use core::fmt;
 use core::time::Duration;
 use ring::Shared;
 use std::sync::{Arc, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use table::{Phase, Table};
 use userptr::Error;
 use userptr::device::{Device, Limits, Prepare};
@@ -41,6 +41,8 @@ use userptr::notifier::Outcome;
 pub const MAX_BYTES: usize = 1 << 30;
 /// The most buffers in one table.
 pub const MAX_SLOTS: u16 = 1 << 14;
+
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// How to set a ring up.
 #[derive(Clone, Copy, Debug)]
@@ -55,15 +57,20 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { slots: 1024, requests: 64, deadline: Some(Duration::from_secs(10)) }
+        Self { slots: 1024, requests: 64, deadline: Some(DEADLINE) }
     }
 }
 
 /// An io_uring with a table of fixed buffers.
 pub struct Uring {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    threads: Option<Threads>,
     deadline: Option<Duration>,
+}
+
+struct Threads {
+    ring: JoinHandle<()>,
+    wakers: JoinHandle<()>,
 }
 
 /// A filled slot of the buffer table.
@@ -92,12 +99,23 @@ impl Uring {
         let (slots, requests) = (setup.slots.clamp(1, MAX_SLOTS), setup.requests.clamp(1, 4096));
         let table = Table::new(slots, requests)?;
         let shared = Arc::new(Shared::open(table, slots, requests)?);
-        let thread = {
+        let ring = {
             let shared = Arc::clone(&shared);
-            let builder = Builder::new().name(String::from("userptr-uring"));
-            builder.spawn(move || shared.run()).map_err(|_| Refusal::Threads)?
+            helper::spawn("userptr-uring", move || shared.run())?
         };
-        Ok(Self { shared, thread: Some(thread), deadline: setup.deadline })
+        let wakers = {
+            let shared = Arc::clone(&shared);
+            helper::spawn("userptr-wakers", move || shared.run_wakers())
+        };
+        let wakers = match wakers {
+            Ok(wakers) => wakers,
+            Err(why) => {
+                shared.end();
+                let _ = ring.join();
+                return Err(why);
+            }
+        };
+        Ok(Self { shared, threads: Some(Threads { ring, wakers }), deadline: setup.deadline })
     }
 
     /// Why the last buffer was refused that was refused.
@@ -179,16 +197,25 @@ impl Device for Uring {
 
 impl Drop for Uring {
     fn drop(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
+        let Some(threads) = self.threads.take() else { return };
         if !self.shared.owner.is_me() {
-            // A forked child: the thread is not here.
-            core::mem::forget(thread);
+            // A forked child: the threads are not here.
+            core::mem::forget(threads);
             return;
         }
-        self.shared.table().shut_down();
-        self.shared.wake.add(1);
+        self.shared.end();
         // A thread that panicked has said so already.
-        let _ = thread.join();
+        let _ = threads.ring.join();
+        if threads.wakers.thread().id() == std::thread::current().id() {
+            // Dropped in a waker: its thread ends after that by itself.
+            return;
+        }
+        // A waker that does not return keeps its thread, not us.
+        let ended =
+            self.shared.wait(self.deadline.or(Some(DEADLINE)), |table| table.wakers_ended.then_some(()));
+        if ended.is_some() {
+            let _ = threads.wakers.join();
+        }
     }
 }
 

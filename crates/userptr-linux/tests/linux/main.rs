@@ -21,6 +21,7 @@ mod stale {
     pub(crate) mod operations;
 }
 
+mod awaited;
 mod child;
 mod device;
 mod fork;
