@@ -77,6 +77,10 @@ compile_error!(
     "userptr-linux watches the memory of a Linux process: make it a dependency for `cfg(target_os = \"linux\")` only"
 );
 
+#[cfg(all(doctest, feature = "uring"))]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
+
 mod coverage;
 pub mod docs;
 mod grace;

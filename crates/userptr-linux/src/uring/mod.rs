@@ -41,15 +41,17 @@ use userptr::notifier::Outcome;
 pub const MAX_BYTES: usize = 1 << 30;
 /// The most buffers in one table.
 pub const MAX_SLOTS: u16 = 1 << 14;
+/// The most requests in flight.
+pub const MAX_REQUESTS: u16 = 1 << 12;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// How to set a ring up.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
-    /// The number of buffers, at most [`MAX_SLOTS`].
+    /// The number of buffers: 1 to [`MAX_SLOTS`].
     pub slots: u16,
-    /// The number of requests in flight, at most 4,096.
+    /// The number of requests in flight: 1 to [`MAX_REQUESTS`].
     pub requests: u16,
     /// How long an invalidation waits for leases and for requests in flight; see [`Limits::deadline`].
     pub deadline: Option<Duration>,
@@ -94,9 +96,14 @@ impl Uring {
     /// A ring of the calling process.
     ///
     /// # Errors
-    /// [`Refusal`], with the cause.
+    /// [`Refusal`], with the cause. [`Refusal::Size`]: a number in `setup` is zero or too large.
     pub fn open(setup: Setup) -> Result<Self, Refusal> {
-        let (slots, requests) = (setup.slots.clamp(1, MAX_SLOTS), setup.requests.clamp(1, 4096));
+        let Setup { slots, requests, deadline } = setup;
+        for (asked, max) in [(slots, MAX_SLOTS), (requests, MAX_REQUESTS)] {
+            if asked == 0 || asked > max {
+                return Err(Refusal::Size { asked, max });
+            }
+        }
         let table = Table::new(slots, requests)?;
         let shared = Arc::new(Shared::open(table, slots, requests)?);
         let ring = {
@@ -115,7 +122,7 @@ impl Uring {
                 return Err(why);
             }
         };
-        Ok(Self { shared, threads: Some(Threads { ring, wakers }), deadline: setup.deadline })
+        Ok(Self { shared, threads: Some(Threads { ring, wakers }), deadline })
     }
 
     /// Why the last buffer was refused that was refused.

@@ -130,6 +130,14 @@ scenario!(on_a_revoked_lease_it_is_cancelled, 20, {
             Err(why) => why.raw_os_error() == Some(libc::ECANCELED),
         }
     });
+    // And from now on always, with the ring's thread asleep or awake.
+    for round in 0..200 {
+        if round % 2 == 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let op = Uring::start(&lease, Direction::ToFile, part, &file).unwrap();
+        assert_eq!(block_on(op).unwrap_err().raw_os_error(), Some(libc::ECANCELED));
+    }
     drop(lease);
     eventually("all is given back", || context.device().in_use() == (0, 0));
 });
