@@ -23,7 +23,8 @@
 //!
 //! Not told, so that the caller of these must say it with [`Notifier::invalidate`](userptr::Notifier::invalidate):
 //! `fallocate(PUNCH_HOLE)` and `ftruncate` on the file behind a mapping, `MADV_GUARD_INSTALL`, `shmdt`, `shmat(SHM_REMAP)`,
-//! `mprotect`. A write to private memory after `fork` may move the *parent's* page: pin after the fork, or not at all across it.
+//! `mprotect`, `MADV_REMOVE` through another mapping of the same file, and `remap_file_pages`, which also ends the watch of what it
+//! moves. A write to private memory after `fork` may move the *parent's* page: pin after the fork, or not at all across it.
 //!
 //! # Why a look-up never finds a stale page
 //! The message comes after the pages are gone. In between, another thread can map the same address anew and look it up. Three things
@@ -123,11 +124,13 @@ use userptr::AddrRange;
 /// How to watch.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How long nothing in a discarded range can be acquired after the discard was told, if nothing shows that it is over.
+    /// How long nothing in a discarded range can be acquired after the discard was told, if nothing shows that it is over. 100 ms by
+    /// default.
     pub grace: Duration,
     /// Whether an unmapper waits until the devices are idle.
     pub strict: bool,
-    /// In strict mode: how long it waits at most, before it is let go all the same, which is counted.
+    /// In strict mode: how long it waits at most, before it is let go all the same, which is counted ([`Stats::overdue`]). 30 s by
+    /// default. A thread that unmaps what it has a lease for waits that long: nothing else ends its lease.
     pub hold: Duration,
     /// Whether a look-up asks the kernel. Only a test that shows what happens otherwise switches it off.
     #[doc(hidden)]

@@ -162,7 +162,7 @@ impl Shared {
     }
 
     /// Something changed: whoever waits looks again.
-    fn tell(&self, awaited: bool) {
+    fn notify(&self, awaited: bool) {
         self.changed.notify_all();
         if awaited {
             self.done.notify_one();
@@ -207,7 +207,7 @@ impl Shared {
         if table.take_cancelled() || any {
             let awaited = table.is_awaited();
             drop(table);
-            self.tell(awaited);
+            self.notify(awaited);
         }
         true
     }
@@ -229,7 +229,7 @@ impl Shared {
         }
         if any {
             let awaited = self.table().is_awaited();
-            self.tell(awaited);
+            self.notify(awaited);
         }
     }
 

@@ -302,3 +302,48 @@ impl Table {
         self.lost
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn ask(slot: u16, serial: u64) -> Ask {
+        Ask { direction: Direction::ToFile, fd: 0, slot, serial, address: 0, bytes: 0, at: 0 }
+    }
+
+    /// A part of a submission was taken and completed before the whole was: its slot can still be cleared.
+    #[test]
+    fn a_request_that_completes_while_it_is_submitted_lets_go_of_its_slot() {
+        let mut table = Table::new(1, 2).unwrap();
+        let (slot, serial) = table.take_slot().unwrap();
+        let number = table.queue(ask(slot, serial)).unwrap();
+        assert_eq!(table.next_to_submit().unwrap().0, number);
+        assert!(table.stop(slot, serial));
+        assert_eq!(table.next_to_clear(), None, "a request is on its way to the slot");
+        table.complete(number, 0);
+        table.submitted();
+        assert_eq!(table.next_to_clear(), Some(slot));
+    }
+
+    #[test]
+    fn who_awaits_is_counted_whatever_becomes_of_the_request() {
+        let mut table = Table::new(1, 2).unwrap();
+        let (slot, serial) = table.take_slot().unwrap();
+        let [done, dropped] = [(); 2].map(|()| table.queue(ask(slot, serial)).unwrap());
+        for number in [done, done, dropped] {
+            assert_eq!(table.poll(number, Waker::noop().clone()).0, None);
+        }
+        while table.next_to_submit().is_some() {}
+        table.submitted();
+        assert!(table.abandon(dropped).is_some() && table.is_awaited());
+        assert!(table.next_to_wake().is_none(), "nothing is done");
+        table.complete(done, 5);
+        table.complete(dropped, 6);
+        assert!(table.next_to_wake().is_some() && !table.is_awaited());
+        assert_eq!(table.poll(done, Waker::noop().clone()).0, Some(5));
+        assert!(!table.is_awaited() && table.abandon(done).is_none());
+        assert_eq!(table.in_use().1, 0);
+    }
+}
