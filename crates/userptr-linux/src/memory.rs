@@ -297,8 +297,51 @@ pub struct BareAddresses;
 /// space.stop_watching(range) // dropping the guard of `watch_range` does it
 /// # }
 /// ```
+///
+/// A device that stands before another cannot have it map something else.
+///
+/// ```no_run
+/// # use userptr::{Error, Prepare, device::Device}; use userptr_linux::{Linux, uring::{Slot, Uring}};
+/// fn prepare(inner: &Uring, what: Prepare<'_, Linux>) -> Result<Slot, Error> {
+///     let _read = what.address;
+///     inner.prepare(what)
+/// }
+/// ```
+/// ```compile_fail,E0594
+/// # use userptr::{Error, Prepare, device::Device}; use userptr_linux::{Linux, uring::{Slot, Uring}};
+/// fn prepare(inner: &Uring, mut what: Prepare<'_, Linux>) -> Result<Slot, Error> {
+///     what.address = "a string".as_ptr().addr();
+///     inner.prepare(what)
+/// }
+/// ```
 #[cfg(all(doctest, feature = "uring"))]
 pub struct Refused;
+
+/// A container's calls are for the package: bare addresses are handed to a device.
+///
+/// ```no_run
+/// # use userptr_linux::vfio::{Container, Span};
+/// # fn f(container: &impl Container, at: Span) {
+/// // SAFETY: an example.
+/// let _ = unsafe { container.map(at, 0x1000, true) };
+/// // SAFETY: an example.
+/// let _ = unsafe { container.unmap(at) };
+/// # }
+/// ```
+/// ```compile_fail,E0133
+/// # use userptr_linux::vfio::{Container, Span};
+/// # fn f(container: &impl Container, at: Span) {
+/// let _ = container.map(at, 0x1000, true);
+/// # }
+/// ```
+/// ```compile_fail,E0133
+/// # use userptr_linux::vfio::{Container, Span};
+/// # fn f(container: &impl Container, at: Span) {
+/// let _ = container.unmap(at);
+/// # }
+/// ```
+#[cfg(all(doctest, feature = "vfio"))]
+pub struct RefusedVfio;
 
 impl Drop for Memory {
     fn drop(&mut self) {
