@@ -29,7 +29,7 @@ pub struct Limits {
     pub max_pages: usize,
     /// The limits of its scatter-gather tables. Default: none.
     pub sg: SgLimits,
-    /// Whether the device can be kept from writing: the driver honours [`Prepare::write`]. Without it,
+    /// Whether the device can be kept from writing: the driver honours [`PinnedRange::write`]. Without it,
     /// `READ_ONLY` is refused with `ENODEV`. Default: `false`.
     pub read_only: bool,
     /// Whether its accesses are coherent with the processor's caches. Without it no context can be made
