@@ -6,6 +6,7 @@ use crate::notifier::{Event, Outcome};
 use crate::pages::{SgLimits, SgTable};
 use crate::platform::Platform;
 use core::fmt;
+use core::ops::Deref;
 use core::time::Duration;
 
 /// The platform of a device.
@@ -28,7 +29,7 @@ pub struct Limits {
     pub max_pages: usize,
     /// The limits of its scatter-gather tables. Default: none.
     pub sg: SgLimits,
-    /// Whether the device can be kept from writing: the driver honours [`Prepare::write`]. Without it,
+    /// Whether the device can be kept from writing: the driver honours [`PinnedRange::write`]. Without it,
     /// `READ_ONLY` is refused with `ENODEV`. Default: `false`.
     pub read_only: bool,
     /// Whether its accesses are coherent with the processor's caches. Without it no context can be made
@@ -98,9 +99,20 @@ impl Limits {
     }
 }
 
-/// What the device is given to map.
+/// What the device is given to map: read its fields. They cannot be changed, so that a device that stands
+/// in front of another cannot have it map something else.
+pub struct Prepare<'a, S: AddressSpace>(PinnedRange<'a, S>);
+
+impl<'a, S: AddressSpace> Deref for Prepare<'a, S> {
+    type Target = PinnedRange<'a, S>;
+    fn deref(&self) -> &PinnedRange<'a, S> {
+        &self.0
+    }
+}
+
+/// The fields of a [`Prepare`].
 #[non_exhaustive]
-pub struct Prepare<'a, S: AddressSpace> {
+pub struct PinnedRange<'a, S: AddressSpace> {
     /// The address space.
     pub space: &'a S,
     /// The address of the object's first byte in its address space.
@@ -127,7 +139,7 @@ impl<'a, S: AddressSpace> Prepare<'a, S> {
         sg: &'a SgTable<S::Platform>,
         write: bool,
     ) -> Self {
-        Self { space, address, pages, sg, write }
+        Self(PinnedRange { space, address, pages, sg, write })
     }
 }
 
@@ -173,6 +185,12 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// [`ContextStats`]: crate::ContextStats
     fn event(&self, event: Event) {
         let _ = event;
+    }
+}
+
+impl<S: AddressSpace> fmt::Debug for PinnedRange<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PinnedRange({:#x}, {} pages, write: {})", self.address, self.pages.len(), self.write)
     }
 }
 

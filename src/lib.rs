@@ -98,7 +98,7 @@ mod promises;
 pub use address_space::{AddressSpace, Current, ForeignMemory, NoMemory, OwnedMemory, Usage, Users};
 pub use client::Client;
 pub use context::{Context, ContextBuilder, ContextStats};
-pub use device::{Device, Limits, PlatformOf, Prepare, QueueOf};
+pub use device::{Device, Limits, PinnedRange, PlatformOf, Prepare, QueueOf};
 pub use error::{Error, Rejected};
 pub use flags::Flags;
 pub use mm::{MmRecord, MmRef, MmRegistry};

@@ -203,13 +203,10 @@ pub(super) fn install<D: Device>(
     let Some(pages) = pinned.pages() else { return Err(Error::Again) };
     let frames = pages.iter().map(|page| space.frame(*page));
     let sg = SgTable::<PlatformOf<D>>::build(frames, body.context.limits().sg)?;
-    let map = device.prepare(Prepare {
-        space,
-        address: body.range().start(),
-        pages,
-        sg: &sg,
-        write: body.writable(),
-    })?;
+    // SAFETY: they were pinned by this acquire, and are unpinned after the mapping was taken away: the
+    // object keeps them together (`Installed`). The device's use is what the object was registered for.
+    let what = unsafe { Prepare::new(space, body.range().start(), pages, &sg, body.writable()) };
+    let map = device.prepare(what)?;
     let Some(pages) = pinned.take() else { return Err(Error::Again) };
     // Commit: one store under the notifier's lock. The closure owns what it installs until it runs; not
     // run, it comes back.

@@ -23,7 +23,8 @@
 //!
 //! Not told, so that the caller of these must say it with [`Notifier::invalidate`](userptr::Notifier::invalidate):
 //! `fallocate(PUNCH_HOLE)` and `ftruncate` on the file behind a mapping, `MADV_GUARD_INSTALL`, `shmdt`, `shmat(SHM_REMAP)`,
-//! `mprotect`. A write to private memory after `fork` may move the *parent's* page: pin after the fork, or not at all across it.
+//! `mprotect`, `MADV_REMOVE` through another mapping of the same file, and `remap_file_pages`, which also ends the watch of what it
+//! moves. A write to private memory after `fork` may move the *parent's* page: pin after the fork, or not at all across it.
 //!
 //! # Why a look-up never finds a stale page
 //! The message comes after the pages are gone. In between, another thread can map the same address anew and look it up. Three things
@@ -77,9 +78,14 @@ compile_error!(
     "userptr-linux watches the memory of a Linux process: make it a dependency for `cfg(target_os = \"linux\")` only"
 );
 
+#[cfg(all(doctest, feature = "uring"))]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
+
 mod coverage;
 pub mod docs;
 mod grace;
+mod helper;
 mod memory;
 mod monitor;
 mod owner;
@@ -111,18 +117,20 @@ use monitor::{Counters, Told};
 use pagemap::Pagemap;
 use regions::{Regions, STOP};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use uffd::Uffd;
 use userptr::AddrRange;
 
 /// How to watch.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How long nothing in a discarded range can be acquired after the discard was told, if nothing shows that it is over.
+    /// How long nothing in a discarded range can be acquired after the discard was told, if nothing shows that it is over. 100 ms by
+    /// default.
     pub grace: Duration,
     /// Whether an unmapper waits until the devices are idle.
     pub strict: bool,
-    /// In strict mode: how long it waits at most, before it is let go all the same, which is counted.
+    /// In strict mode: how long it waits at most, before it is let go all the same, which is counted ([`Stats::overdue`]). 30 s by
+    /// default. A thread that unmaps what it has a lease for waits that long: nothing else ends its lease.
     pub hold: Duration,
     /// Whether a look-up asks the kernel. Only a test that shows what happens otherwise switches it off.
     #[doc(hidden)]
@@ -258,8 +266,7 @@ impl Linux {
             Watch::Nothing(_) => None,
             Watch::Whole { .. } | Watch::Regions(_) => {
                 let shared = Arc::clone(&shared);
-                let thread = Builder::new().name(String::from("userptr-monitor"));
-                Some(thread.spawn(move || shared.run()).map_err(|_| Refusal::Threads)?)
+                Some(helper::spawn("userptr-monitor", move || shared.run())?)
             }
         };
         Ok(Self { space: Arc::new(Space { shared, monitor, shift: page.trailing_zeros() }) })

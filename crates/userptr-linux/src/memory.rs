@@ -197,6 +197,152 @@ impl Memory {
 #[cfg(all(doctest, feature = "uring"))]
 pub struct BareAddresses;
 
+/// What a lease and the views of owned memory keep: each pair differs in the one line that is refused.
+///
+/// A lease stays in its thread: acquire there.
+///
+/// ```no_run
+/// # use userptr::UserPtr; use userptr_linux::uring::Uring;
+/// # fn f(object: UserPtr<Uring>) {
+/// std::thread::scope(|scope| {
+///     scope.spawn(|| drop(object.acquire()));
+/// });
+/// # }
+/// ```
+/// ```compile_fail,E0277
+/// # use userptr::UserPtr; use userptr_linux::uring::Uring;
+/// # fn f(object: UserPtr<Uring>) {
+/// std::thread::scope(|scope| {
+///     let lease = object.acquire();
+///     scope.spawn(move || drop(lease));
+/// });
+/// # }
+/// ```
+///
+/// A lease borrows its object; [`into_owned`](userptr::userptr::LeaseOf::into_owned) takes a handle instead.
+///
+/// ```no_run
+/// # use userptr::{Error, UserPtr}; use userptr_linux::uring::Uring;
+/// # fn f(object: UserPtr<Uring>) -> Result<usize, Error> {
+/// let lease = object.acquire()?.into_owned();
+/// drop(object);
+/// # Ok(lease.map().bytes()) }
+/// ```
+/// ```compile_fail,E0505
+/// # use userptr::{Error, UserPtr}; use userptr_linux::uring::Uring;
+/// # fn f(object: UserPtr<Uring>) -> Result<usize, Error> {
+/// let lease = object.acquire()?;
+/// drop(object);
+/// # Ok(lease.map().bytes()) }
+/// ```
+///
+/// The memory is the object's as long as there is an object: it can be reached, and not taken.
+///
+/// ```no_run
+/// # use userptr::UserPtr; use userptr_linux::{Memory, uring::Uring};
+/// # fn f(object: &UserPtr<Uring>) -> Option<&Memory> {
+/// object.memory()
+/// # }
+/// ```
+/// ```compile_fail,E0507
+/// # use userptr::UserPtr; use userptr_linux::{Memory, uring::Uring};
+/// # fn f(object: &UserPtr<Uring>) -> Option<Memory> {
+/// object.memory().map(|memory| *memory)
+/// # }
+/// ```
+/// ```compile_fail,E0515
+/// # use userptr::UserPtr; use userptr_linux::{Memory, uring::Uring};
+/// # fn f<'a>(object: UserPtr<Uring>) -> Option<&'a Memory> {
+/// object.memory()
+/// # }
+/// ```
+///
+/// What has to be balanced is a guard, or `unsafe`.
+///
+/// ```no_run
+/// # use userptr::{AddrRange, notifier::Notifier, platforms::std::Std};
+/// # fn f(notifier: &Notifier<Std>, range: AddrRange) {
+/// // SAFETY: an example.
+/// unsafe { notifier.invalidate_end(range) }
+/// # }
+/// ```
+/// ```compile_fail,E0133
+/// # use userptr::{AddrRange, notifier::Notifier, platforms::std::Std};
+/// # fn f(notifier: &Notifier<Std>, range: AddrRange) {
+/// notifier.invalidate_end(range)
+/// # }
+/// ```
+/// ```no_run
+/// # use userptr::{AddrRange, address_space::AddressSpace}; use userptr_linux::{Linux, Registration};
+/// # fn f(space: Linux, registration: &Registration, range: AddrRange) {
+/// // SAFETY: an example.
+/// unsafe { space.unwatch(registration, range) }
+/// # }
+/// ```
+/// ```compile_fail,E0133
+/// # use userptr::{AddrRange, address_space::AddressSpace}; use userptr_linux::{Linux, Registration};
+/// # fn f(space: Linux, registration: &Registration, range: AddrRange) {
+/// space.unwatch(registration, range)
+/// # }
+/// ```
+/// ```compile_fail,E0133
+/// # use userptr::{AddrRange, address_space::AddressSpace}; use userptr_linux::{Linux, Registration};
+/// # fn f(space: Linux, registration: Registration) {
+/// space.unregister(registration)
+/// # }
+/// ```
+/// ```compile_fail,E0624
+/// # use userptr::AddrRange; use userptr_linux::Linux;
+/// # fn f(space: Linux, range: AddrRange) {
+/// space.stop_watching(range) // dropping the guard of `watch_range` does it
+/// # }
+/// ```
+///
+/// A device that stands before another cannot have it map something else.
+///
+/// ```no_run
+/// # use userptr::{Error, Prepare, device::Device}; use userptr_linux::{Linux, uring::{Slot, Uring}};
+/// fn prepare(inner: &Uring, what: Prepare<'_, Linux>) -> Result<Slot, Error> {
+///     let _read = what.address;
+///     inner.prepare(what)
+/// }
+/// ```
+/// ```compile_fail,E0594
+/// # use userptr::{Error, Prepare, device::Device}; use userptr_linux::{Linux, uring::{Slot, Uring}};
+/// fn prepare(inner: &Uring, mut what: Prepare<'_, Linux>) -> Result<Slot, Error> {
+///     what.address = "a string".as_ptr().addr();
+///     inner.prepare(what)
+/// }
+/// ```
+#[cfg(all(doctest, feature = "uring"))]
+pub struct Refused;
+
+/// A container's calls are for the package: bare addresses are handed to a device.
+///
+/// ```no_run
+/// # use userptr_linux::vfio::{Container, Span};
+/// # fn f(container: &impl Container, at: Span) {
+/// // SAFETY: an example.
+/// let _ = unsafe { container.map(at, 0x1000, true) };
+/// // SAFETY: an example.
+/// let _ = unsafe { container.unmap(at) };
+/// # }
+/// ```
+/// ```compile_fail,E0133
+/// # use userptr_linux::vfio::{Container, Span};
+/// # fn f(container: &impl Container, at: Span) {
+/// let _ = container.map(at, 0x1000, true);
+/// # }
+/// ```
+/// ```compile_fail,E0133
+/// # use userptr_linux::vfio::{Container, Span};
+/// # fn f(container: &impl Container, at: Span) {
+/// let _ = container.unmap(at);
+/// # }
+/// ```
+#[cfg(all(doctest, feature = "vfio"))]
+pub struct RefusedVfio;
+
 impl Drop for Memory {
     fn drop(&mut self) {
         if self.mapped {

@@ -36,6 +36,13 @@ pub enum Refusal {
     Stuck(i32),
     /// The crate's own table is full; it holds this many.
     Table(usize),
+    /// A table of this size cannot be made (`EINVAL`): its entries are 1 to `max`.
+    Size {
+        /// The entries that were asked for.
+        asked: u16,
+        /// The most that there can be.
+        max: u16,
+    },
     /// `EBUSY`: another userfaultfd has registered the range already. One [`Linux`](super::Linux) per process, shared by
     /// [`grab`](userptr::AddressSpace::grab), avoids that.
     Claimed,
@@ -117,6 +124,7 @@ impl fmt::Display for Refusal {
                 "a mapping could not be taken away (errno {errno}): reset the device, then try again"
             ),
             Self::Table(size) => write!(f, "all {size} entries of the table are taken"),
+            Self::Size { asked, max } => write!(f, "a table of {asked} entries (EINVAL): ask for 1 to {max}"),
             Self::Claimed => {
                 f.write_str("another userfaultfd watches the range (EBUSY): share one Linux per process")
             }
@@ -160,7 +168,7 @@ impl From<Refusal> for Error {
             Refusal::Memory => Self::NoMemory,
             Refusal::Errno(libc::EINTR) => Self::Interrupted,
             Refusal::Errno(libc::EAGAIN) => Self::Again,
-            Refusal::Errno(_) => Self::Invalid,
+            Refusal::Size { .. } | Refusal::Errno(_) => Self::Invalid,
         }
     }
 }

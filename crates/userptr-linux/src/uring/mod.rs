@@ -26,12 +26,12 @@ mod table;
 
 pub use op::{Direction, Op, Part};
 
-use crate::{Facility, Linux, Owner, Refusal};
+use crate::{Facility, Linux, Owner, Refusal, helper};
 use core::fmt;
 use core::time::Duration;
 use ring::Shared;
 use std::sync::{Arc, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use table::{Phase, Table};
 use userptr::Error;
 use userptr::device::{Device, Limits, Prepare};
@@ -41,13 +41,17 @@ use userptr::notifier::Outcome;
 pub const MAX_BYTES: usize = 1 << 30;
 /// The most buffers in one table.
 pub const MAX_SLOTS: u16 = 1 << 14;
+/// The most requests in flight.
+pub const MAX_REQUESTS: u16 = 1 << 12;
+
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// How to set a ring up.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
-    /// The number of buffers, at most [`MAX_SLOTS`].
+    /// The number of buffers: 1 to [`MAX_SLOTS`].
     pub slots: u16,
-    /// The number of requests in flight, at most 4,096.
+    /// The number of requests in flight: 1 to [`MAX_REQUESTS`].
     pub requests: u16,
     /// How long an invalidation waits for leases and for requests in flight; see [`Limits::deadline`].
     pub deadline: Option<Duration>,
@@ -55,15 +59,20 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { slots: 1024, requests: 64, deadline: Some(Duration::from_secs(10)) }
+        Self { slots: 1024, requests: 64, deadline: Some(DEADLINE) }
     }
 }
 
 /// An io_uring with a table of fixed buffers.
 pub struct Uring {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    threads: Option<Threads>,
     deadline: Option<Duration>,
+}
+
+struct Threads {
+    ring: JoinHandle<()>,
+    wakers: JoinHandle<()>,
 }
 
 /// A filled slot of the buffer table.
@@ -87,17 +96,33 @@ impl Uring {
     /// A ring of the calling process.
     ///
     /// # Errors
-    /// [`Refusal`], with the cause.
+    /// [`Refusal`], with the cause. [`Refusal::Size`]: a number in `setup` is zero or too large.
     pub fn open(setup: Setup) -> Result<Self, Refusal> {
-        let (slots, requests) = (setup.slots.clamp(1, MAX_SLOTS), setup.requests.clamp(1, 4096));
+        let Setup { slots, requests, deadline } = setup;
+        for (asked, max) in [(slots, MAX_SLOTS), (requests, MAX_REQUESTS)] {
+            if asked == 0 || asked > max {
+                return Err(Refusal::Size { asked, max });
+            }
+        }
         let table = Table::new(slots, requests)?;
         let shared = Arc::new(Shared::open(table, slots, requests)?);
-        let thread = {
+        let ring = {
             let shared = Arc::clone(&shared);
-            let builder = Builder::new().name(String::from("userptr-uring"));
-            builder.spawn(move || shared.run()).map_err(|_| Refusal::Threads)?
+            helper::spawn("userptr-uring", move || shared.run())?
         };
-        Ok(Self { shared, thread: Some(thread), deadline: setup.deadline })
+        let wakers = {
+            let shared = Arc::clone(&shared);
+            helper::spawn("userptr-wakers", move || shared.run_wakers())
+        };
+        let wakers = match wakers {
+            Ok(wakers) => wakers,
+            Err(why) => {
+                shared.end();
+                let _ = ring.join();
+                return Err(why);
+            }
+        };
+        Ok(Self { shared, threads: Some(Threads { ring, wakers }), deadline })
     }
 
     /// Why the last buffer was refused that was refused.
@@ -179,16 +204,25 @@ impl Device for Uring {
 
 impl Drop for Uring {
     fn drop(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
+        let Some(threads) = self.threads.take() else { return };
         if !self.shared.owner.is_me() {
-            // A forked child: the thread is not here.
-            core::mem::forget(thread);
+            // A forked child: the threads are not here.
+            core::mem::forget(threads);
             return;
         }
-        self.shared.table().shut_down();
-        self.shared.wake.add(1);
+        self.shared.end();
         // A thread that panicked has said so already.
-        let _ = thread.join();
+        let _ = threads.ring.join();
+        if threads.wakers.thread().id() == std::thread::current().id() {
+            // Dropped in a waker: its thread ends after that by itself.
+            return;
+        }
+        // A waker that does not return keeps its thread, not us.
+        let ended =
+            self.shared.wait(self.deadline.or(Some(DEADLINE)), |table| table.wakers_ended.then_some(()));
+        if ended.is_some() {
+            let _ = threads.wakers.join();
+        }
     }
 }
 

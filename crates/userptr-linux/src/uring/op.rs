@@ -4,6 +4,8 @@ use super::ring::Shared;
 use super::table::Ask;
 use super::{Slot, Uring};
 use core::fmt;
+use core::pin::Pin;
+use core::task::{Context, Poll};
 use core::time::Duration;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -33,7 +35,9 @@ pub struct Part {
 /// A request that the kernel has. It needs neither the lease nor the file any more: the kernel holds both pages and file until it is
 /// done, and an invalidation waits for the tag of the buffer.
 ///
-/// Dropping it forgets the result, not the request.
+/// Wait for the result with [`wait`](Self::wait), or await it: it is a future, for any runtime or none. Dropping it, also in the
+/// middle of the I/O, forgets the result, not the request: the pages stay the device's until the kernel is done with them, and what is
+/// mapped at their address meanwhile is not touched.
 #[must_use = "the result is lost"]
 pub struct Op {
     shared: Arc<Shared>,
@@ -122,13 +126,36 @@ impl Op {
     #[must_use]
     pub fn wait_for(&self, timeout: Duration) -> Option<io::Result<usize>> {
         let result = self.shared.wait(Some(timeout), |table| table.result(self.number))?;
-        Some(usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(result.saturating_neg())))
+        Some(bytes(result))
     }
+}
+
+/// The number of bytes, or the error of the request. Wakers run in a thread of the ring's that does nothing else.
+impl Future for Op {
+    type Output = io::Result<usize>;
+
+    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
+        // Cloning and dropping a waker is the user's code: outside of the lock.
+        let waker = task.waker().clone();
+        let (result, _unused) = {
+            let mut table = self.shared.table();
+            table.poll(self.number, waker)
+        };
+        result.map_or(Poll::Pending, |result| Poll::Ready(bytes(result)))
+    }
+}
+
+fn bytes(result: i32) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(result.saturating_neg()))
 }
 
 impl Drop for Op {
     fn drop(&mut self) {
-        self.shared.table().abandon(self.number);
+        let waker = {
+            let mut table = self.shared.table();
+            table.abandon(self.number)
+        };
+        drop(waker);
     }
 }
 

@@ -3,10 +3,11 @@
 use super::table::{Ask, Table};
 use super::{Direction, Facility, Owner, Refusal};
 use crate::{EventFd, errno};
-use core::ptr;
 use core::time::Duration;
+use core::{mem, ptr};
 use io_uring::{IoUring, opcode, squeue, types};
 use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -21,6 +22,8 @@ pub(super) struct Shared {
     ring: IoUring,
     table: Mutex<Table>,
     changed: Condvar,
+    /// An awaited request is done, or the ring has ended.
+    done: Condvar,
     pub(super) wake: EventFd,
     pub(super) owner: Owner,
     pub(super) page: usize,
@@ -48,6 +51,7 @@ impl Shared {
             ring,
             table: Mutex::new(table),
             changed: Condvar::new(),
+            done: Condvar::new(),
             wake: EventFd::open()?,
             owner: Owner::mark(page)?,
             page,
@@ -105,6 +109,12 @@ impl Shared {
         }
     }
 
+    /// Lets the ring's thread end.
+    pub(super) fn end(&self) {
+        self.table().shut_down();
+        self.wake.add(1);
+    }
+
     /// The ring's thread.
     pub(super) fn run(&self) {
         while !self.table().is_shut_down() {
@@ -123,6 +133,40 @@ impl Shared {
         }
         self.table().lose();
         self.changed.notify_all();
+        self.done.notify_all();
+    }
+
+    /// The thread that wakes tasks. Not the ring's: a waker is the user's code, which may free memory or wait for a lock
+    /// that an unmapper holds, and the unmapper may wait for the ring.
+    pub(super) fn run_wakers(&self) {
+        let mut table = self.table();
+        loop {
+            if let Some(waker) = table.next_to_wake() {
+                drop(table);
+                // A panic of the user's is the user's: the other tasks are woken all the same. What it carries is not dropped
+                // here, where that could panic again.
+                if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+                    mem::forget(payload);
+                }
+                table = self.table();
+            } else if table.is_lost() {
+                // Every request is done, so nobody comes to wait any more.
+                table.wakers_ended = true;
+                drop(table);
+                self.changed.notify_all();
+                return;
+            } else {
+                table = self.done.wait(table).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    /// Something changed: whoever waits looks again.
+    fn notify(&self, awaited: bool) {
+        self.changed.notify_all();
+        if awaited {
+            self.done.notify_one();
+        }
     }
 
     /// Submits what is queued. `false`: the ring is broken.
@@ -155,9 +199,15 @@ impl Shared {
                 Err(_) => return false,
             }
         }
+        let mut table = self.table();
         if any {
-            self.table().submitted();
-            self.changed.notify_all();
+            table.submitted();
+        }
+        // A request for a slot that was taken away meanwhile is done: its asker waits for that.
+        if table.take_cancelled() || any {
+            let awaited = table.is_awaited();
+            drop(table);
+            self.notify(awaited);
         }
         true
     }
@@ -178,7 +228,8 @@ impl Shared {
             }
         }
         if any {
-            self.changed.notify_all();
+            let awaited = self.table().is_awaited();
+            self.notify(awaited);
         }
     }
 

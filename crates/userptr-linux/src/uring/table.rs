@@ -2,6 +2,8 @@
 
 use super::Direction;
 use crate::Refusal;
+use core::mem;
+use core::task::Waker;
 use std::os::fd::RawFd;
 
 /// Where a slot of the buffer table stands.
@@ -63,6 +65,14 @@ pub(super) enum Request {
 pub(super) struct Table {
     slots: Vec<Entry>,
     requests: Vec<Request>,
+    /// Who awaits a request, by its number.
+    wakers: Vec<Option<Waker>>,
+    /// How many of them there are.
+    awaited: usize,
+    /// The thread that wakes them has ended.
+    pub(super) wakers_ended: bool,
+    /// A queued request was cancelled since the last look.
+    cancelled: bool,
     serial: u64,
     stop: bool,
     lost: bool,
@@ -70,11 +80,23 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(slots: u16, requests: u16) -> Result<Self, Refusal> {
-        let mut table = Self { slots: Vec::new(), requests: Vec::new(), serial: 0, stop: false, lost: false };
+        let mut table = Self {
+            slots: Vec::new(),
+            requests: Vec::new(),
+            wakers: Vec::new(),
+            awaited: 0,
+            wakers_ended: false,
+            cancelled: false,
+            serial: 0,
+            stop: false,
+            lost: false,
+        };
         table.slots.try_reserve_exact(slots.into()).map_err(|_| Refusal::Memory)?;
         table.requests.try_reserve_exact(requests.into()).map_err(|_| Refusal::Memory)?;
+        table.wakers.try_reserve_exact(requests.into()).map_err(|_| Refusal::Memory)?;
         table.slots.resize(slots.into(), Entry { phase: Phase::Free, serial: 0, submitting: 0 });
         table.requests.resize(requests.into(), Request::Free);
+        table.wakers.resize(requests.into(), None);
         Ok(table)
     }
 
@@ -157,10 +179,18 @@ impl Table {
                     *request = Request::Submitting(ask.slot);
                     return Some((number, ask));
                 }
-                None => *request = Request::Done(-libc::ECANCELED),
+                None => {
+                    *request = Request::Done(-libc::ECANCELED);
+                    self.cancelled = true;
+                }
             }
         }
         None
+    }
+
+    /// Whether a queued request was cancelled since the last call.
+    pub(super) fn take_cancelled(&mut self) -> bool {
+        mem::take(&mut self.cancelled)
     }
 
     /// The kernel has taken everything that was being submitted.
@@ -179,7 +209,15 @@ impl Table {
     pub(super) fn complete(&mut self, number: usize, result: i32) {
         match self.requests.get_mut(number) {
             Some(request @ Request::Abandoned) => *request = Request::Free,
-            Some(request) => *request = Request::Done(result),
+            Some(request) => {
+                let before = mem::replace(request, Request::Done(result));
+                // Completed before `submitted` came round: the kernel has let go of the slot by itself.
+                if let Request::Submitting(slot) = before
+                    && let Some(slot) = self.slots.get_mut(usize::from(slot))
+                {
+                    slot.submitting = slot.submitting.saturating_sub(1);
+                }
+            }
             None => {}
         }
     }
@@ -197,13 +235,49 @@ impl Table {
         }
     }
 
-    /// Nobody asks for the result any more.
-    pub(super) fn abandon(&mut self, number: usize) {
+    /// The result, or who is to be woken when it comes. Gives back a waker to drop outside of the lock.
+    pub(super) fn poll(&mut self, number: usize, waker: Waker) -> (Option<i32>, Option<Waker>) {
+        let result = self.result(number);
+        if result.is_some() {
+            return (result, Some(waker));
+        }
+        (None, self.set_waker(number, Some(waker)))
+    }
+
+    fn set_waker(&mut self, number: usize, waker: Option<Waker>) -> Option<Waker> {
+        let added = usize::from(waker.is_some());
+        let Some(place) = self.wakers.get_mut(number) else { return waker };
+        let before = mem::replace(place, waker);
+        let removed = usize::from(before.is_some());
+        self.awaited = self.awaited.saturating_add(added).saturating_sub(removed);
+        before
+    }
+
+    /// Whether anybody awaits a request.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.awaited != 0
+    }
+
+    /// The waker of a request that is done: to be woken outside of the lock.
+    pub(super) fn next_to_wake(&mut self) -> Option<Waker> {
+        if self.awaited == 0 {
+            return None;
+        }
+        let done = |(request, waker): (&Request, &Option<Waker>)| {
+            waker.is_some() && matches!(request, Request::Done(_))
+        };
+        let number = self.requests.iter().zip(&self.wakers).position(done)?;
+        self.set_waker(number, None)
+    }
+
+    /// Nobody asks for the result any more. Gives back a waker to drop outside of the lock.
+    pub(super) fn abandon(&mut self, number: usize) -> Option<Waker> {
         match self.requests.get_mut(number) {
             Some(request @ Request::Done(_)) => *request = Request::Free,
             Some(request @ Request::InFlight) => *request = Request::Abandoned,
             _ => {}
         }
+        self.set_waker(number, None)
     }
 
     pub(super) fn shut_down(&mut self) {
@@ -226,5 +300,50 @@ impl Table {
 
     pub(super) fn is_lost(&self) -> bool {
         self.lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn ask(slot: u16, serial: u64) -> Ask {
+        Ask { direction: Direction::ToFile, fd: 0, slot, serial, address: 0, bytes: 0, at: 0 }
+    }
+
+    /// A part of a submission was taken and completed before the whole was: its slot can still be cleared.
+    #[test]
+    fn a_request_that_completes_while_it_is_submitted_lets_go_of_its_slot() {
+        let mut table = Table::new(1, 2).unwrap();
+        let (slot, serial) = table.take_slot().unwrap();
+        let number = table.queue(ask(slot, serial)).unwrap();
+        assert_eq!(table.next_to_submit().unwrap().0, number);
+        assert!(table.stop(slot, serial));
+        assert_eq!(table.next_to_clear(), None, "a request is on its way to the slot");
+        table.complete(number, 0);
+        table.submitted();
+        assert_eq!(table.next_to_clear(), Some(slot));
+    }
+
+    #[test]
+    fn who_awaits_is_counted_whatever_becomes_of_the_request() {
+        let mut table = Table::new(1, 2).unwrap();
+        let (slot, serial) = table.take_slot().unwrap();
+        let [done, dropped] = [(); 2].map(|()| table.queue(ask(slot, serial)).unwrap());
+        for number in [done, done, dropped] {
+            assert_eq!(table.poll(number, Waker::noop().clone()).0, None);
+        }
+        while table.next_to_submit().is_some() {}
+        table.submitted();
+        assert!(table.abandon(dropped).is_some() && table.is_awaited());
+        assert!(table.next_to_wake().is_none(), "nothing is done");
+        table.complete(done, 5);
+        table.complete(dropped, 6);
+        assert!(table.next_to_wake().is_some() && !table.is_awaited());
+        assert_eq!(table.poll(done, Waker::noop().clone()).0, Some(5));
+        assert!(!table.is_awaited() && table.abandon(done).is_none());
+        assert_eq!(table.in_use().1, 0);
     }
 }

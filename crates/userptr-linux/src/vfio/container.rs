@@ -35,14 +35,21 @@ pub unsafe trait Container: Send + Sync + 'static {
     ///
     /// # Errors
     /// The errno; nothing is pinned or mapped.
-    fn map(&self, at: Span, address: usize, write: bool) -> Result<(), i32>;
+    ///
+    /// # Safety
+    /// Until it is unmapped, the device may read the memory and, if `write`, write it:
+    /// [`register_unchecked`](userptr::Context::register_unchecked) says what that asks. Nobody else has mapped the span.
+    unsafe fn map(&self, at: Span, address: usize, write: bool) -> Result<(), i32>;
 
     /// Takes a whole mapping away and unpins its pages: `VFIO_IOMMU_UNMAP_DMA`. The number of bytes that were mapped there.
     /// *Reclaim class.*
     ///
     /// # Errors
     /// The errno; everything is as before.
-    fn unmap(&self, at: Span) -> Result<u64, i32>;
+    ///
+    /// # Safety
+    /// The mapping is the caller's: no [`Mapping`](super::Mapping) of another lies at the span.
+    unsafe fn unmap(&self, at: Span) -> Result<u64, i32>;
 }
 
 /// Asks a container for its limits.
@@ -119,7 +126,7 @@ unsafe impl<F: AsRawFd + Send + Sync + 'static> Container for Type1<F> {
         Ok(usize::try_from(size).unwrap_or(usize::MAX))
     }
 
-    fn map(&self, at: Span, address: usize, write: bool) -> Result<(), i32> {
+    unsafe fn map(&self, at: Span, address: usize, write: bool) -> Result<(), i32> {
         let write = if write { vfio::VFIO_DMA_MAP_FLAG_WRITE } else { 0 };
         let mut arg = vfio::vfio_iommu_type1_dma_map {
             argsz: size_u32::<vfio::vfio_iommu_type1_dma_map>(),
@@ -134,7 +141,7 @@ unsafe impl<F: AsRawFd + Send + Sync + 'static> Container for Type1<F> {
         if done == 0 { Ok(()) } else { Err(errno()) }
     }
 
-    fn unmap(&self, at: Span) -> Result<u64, i32> {
+    unsafe fn unmap(&self, at: Span) -> Result<u64, i32> {
         let mut arg = vfio::vfio_iommu_type1_dma_unmap {
             argsz: size_u32::<vfio::vfio_iommu_type1_dma_unmap>(),
             iova: at.iova,

@@ -57,7 +57,9 @@ impl<C: Container> Shared<C> {
 
     /// Unmaps a span and, after that, gives its addresses back, unless they are to be kept.
     fn unmap(&self, span: Span, in_use: bool) -> Result<(), Refusal> {
-        let got = self.container.unmap(span).map_err(|errno| self.refuse(Refusal::Stuck(errno)))?;
+        // SAFETY: a span of the books is ours alone (invariant of `Books`), and its mapping was made by `Mapping::make`.
+        let got =
+            unsafe { self.container.unmap(span) }.map_err(|errno| self.refuse(Refusal::Stuck(errno)))?;
         let mut books = self.books();
         if got != span.bytes {
             // The device reaches nothing there any more. But somebody else works on these addresses.
@@ -111,7 +113,8 @@ impl<C: Container> Mapping<C> {
         address: usize,
         write: bool,
     ) -> Result<Self, Refusal> {
-        if let Err(errno) = shared.container.map(span, address, write) {
+        // SAFETY: the memory is that of a `Prepare`, whose maker promised what the device's use asks; the span was taken for it.
+        if let Err(errno) = unsafe { shared.container.map(span, address, write) } {
             shared.books().iovas.give(span.iova, span.bytes);
             return Err(shared.refuse(match errno {
                 libc::ENOSPC => Refusal::DmaEntries,

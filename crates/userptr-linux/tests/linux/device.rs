@@ -10,8 +10,8 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc;
 use std::time::Duration;
-use userptr_linux::Options;
-use userptr_linux::uring::{Direction, Part, Uring};
+use userptr_linux::uring::{Direction, MAX_REQUESTS, MAX_SLOTS, Part, Setup, Uring};
+use userptr_linux::{Options, Refusal};
 
 const BYTES: usize = 16 << 10;
 /// Long enough for anything that does not wait for the device.
@@ -120,4 +120,14 @@ scenario!(every_slot_and_request_comes_back, 30, {
         }
     }
     eventually("all is given back", || stack.context.device().in_use() == (0, 0));
+});
+
+scenario!(a_table_that_cannot_be_is_refused, 20, {
+    let sizes = |slots, requests| Uring::open(Setup { slots, requests, ..Setup::default() }).map(drop);
+    assert_eq!(sizes(0, 1), Err(Refusal::Size { asked: 0, max: MAX_SLOTS }));
+    assert_eq!(sizes(MAX_SLOTS + 1, 1), Err(Refusal::Size { asked: MAX_SLOTS + 1, max: MAX_SLOTS }));
+    assert_eq!(sizes(1, 0), Err(Refusal::Size { asked: 0, max: MAX_REQUESTS }));
+    assert_eq!(sizes(1, MAX_REQUESTS + 1), Err(Refusal::Size { asked: MAX_REQUESTS + 1, max: MAX_REQUESTS }));
+    assert_eq!(sizes(MAX_SLOTS, 1), Ok(()));
+    assert_eq!(sizes(1, MAX_REQUESTS), Ok(()));
 });

@@ -21,6 +21,7 @@ mod stale {
     pub(crate) mod operations;
 }
 
+mod awaited;
 mod child;
 mod device;
 mod fork;
@@ -29,6 +30,7 @@ mod locks;
 mod owner;
 mod races;
 mod stack;
+mod threads;
 mod uffd;
 mod unmapped;
 #[cfg(feature = "vfio")]

@@ -91,7 +91,7 @@ unsafe impl Container for Fake {
         Ok(answer.len())
     }
 
-    fn map(&self, at: Span, address: usize, write: bool) -> Result<(), i32> {
+    unsafe fn map(&self, at: Span, address: usize, write: bool) -> Result<(), i32> {
         let errno = self.0.map_fails.swap(0, Ordering::SeqCst);
         if errno != 0 {
             return Err(errno);
@@ -111,7 +111,7 @@ unsafe impl Container for Fake {
         Ok(())
     }
 
-    fn unmap(&self, at: Span) -> Result<u64, i32> {
+    unsafe fn unmap(&self, at: Span) -> Result<u64, i32> {
         let errno = self.0.unmap_fails.load(Ordering::SeqCst);
         if errno != 0 {
             return Err(errno);
