@@ -21,7 +21,7 @@ use userptr_sim::{DmaDevice, DmaMap, Machine, PAGE, Process, Space};
 
 type Dma = DmaDevice<Std>;
 
-/// A machine, a process with a buffer, and a context whose deadline is short: some of these tests wait for it.
+/// A machine, and a process with a buffer.
 struct World {
     machine: Machine,
     process: Process,
@@ -44,8 +44,13 @@ impl World {
     }
 
     fn spawn<D: Device<Space = Space<Std>>>(&self, device: D) -> Running<D> {
-        let short = |limits: Limits| limits.deadline(Some(Duration::from_millis(20)));
-        Context::builder(device).limits(short).spawn().unwrap()
+        Context::builder(device).spawn().unwrap()
+    }
+
+    /// As `dma`, for tests that wait for the deadline.
+    fn impatient(&self) -> Running<Dma> {
+        let short = |limits: Limits| limits.deadline(Some(Duration::from_millis(300)));
+        Context::builder(Dma::new(&self.machine)).limits(short).spawn().unwrap()
     }
 
     fn dma(&self) -> Running<Dma> {
@@ -130,7 +135,7 @@ fn every_order_of_drops() {
 #[test]
 fn forgotten_leases() {
     let world = World::new();
-    let running = world.dma();
+    let running = world.impatient();
     let object = world.object(&running);
     {
         let _inside = world.machine.enter(&world.process);
@@ -171,7 +176,7 @@ fn forgotten_owners() {
 fn forgotten_invalidations() {
     let world = World::new();
     let _inside = world.machine.enter(&world.process);
-    let running = world.dma();
+    let running = world.impatient();
     let object = world.object(&running);
     drop(object.acquire().unwrap());
     let notifier = object.record().existing_notifier().unwrap().clone();
@@ -197,7 +202,7 @@ fn forgotten_invalidations() {
 fn a_forgotten_pass_one() {
     let world = World::new();
     let inside = world.machine.enter(&world.process);
-    let running = world.dma();
+    let running = world.impatient();
     let object = world.object(&running);
     drop(object.acquire().unwrap());
     let notifier = object.record().existing_notifier().unwrap().clone();
