@@ -16,3 +16,7 @@ pub mod port_map {}
 
 #[doc = include_str!("kernel.md")]
 pub mod kernel {}
+
+/// Programs that must not compile.
+#[cfg(all(doctest, feature = "std"))]
+pub mod soundness;
