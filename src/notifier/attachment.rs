@@ -19,7 +19,7 @@ use core::time::Duration;
 ///   and is settled by its `init`.
 /// * [`notifier`](Self::notifier) does not change while the attachment is attached, and lives as long
 ///   as the object.
-/// * The object's [`last_put`](Object::last_put) calls [`Notifier::detach`] and returns its result.
+/// * The object's [`last_put`](crate::RefCounted::last_put) calls [`Notifier::detach`] and returns its result.
 #[diagnostic::on_unimplemented(message = "`{Self}` cannot be attached to a `Notifier<{P}>`")]
 pub unsafe trait Subscriber<P: Platform>: RefCounted<P> {
     /// Returns the attachment inside the object.
