@@ -207,8 +207,8 @@ pub const ALL: &[Model] = &[
     full("s170_wait_for_an_eviction", 2, waits::wait_for_an_eviction::<Loom>).executions(78, 78),
     full("s170_wait_for_a_cancel", 2, waits::wait_for_a_cancel::<Loom>).executions(682, 682),
     full("s170_wait_for_a_quarantine", 2, waits::wait_for_a_quarantine::<Loom>).executions(8649, 8649),
-    full("s170_wait_for_an_exit", 2, waits::wait_for_an_exit::<Loom>).executions(17, 17),
-    full("s170_wait_for_an_export", 2, waits::wait_for_an_export::<Loom>).executions(282, 178),
+    full("s170_wait_for_an_exit", 2, waits::wait_for_an_exit::<Loom>).executions(36, 36),
+    full("s170_wait_for_an_export", 2, waits::wait_for_an_export::<Loom>).executions(6391, 976),
     bounded("s171_acquire_waits_for_its_worker", 2, 3, waits::acquire_waits_for_its_worker::<Loom>)
         .executions(899, 899),
     bounded("s171_acquire_waits_for_a_place", 2, 3, waits::acquire_waits_for_a_place::<Loom>)
@@ -239,7 +239,7 @@ pub const ALL: &[Model] = &[
     full("s177_cancel_beside_a_flush", 2, queue::cancel_beside_a_flush::<Loom>).executions(56, 56),
     // Without a bound: 794,468 executions, which pass, in 98 s.
     bounded("s178_export_of_a_ready_object", 2, 5, object::export_of_a_ready_object::<Loom>)
-        .executions(1, 1)
+        .executions(8923, 3887)
         .outcomes(&["again", "served"]),
     full("s161_two_ends_and_a_third_window", 2, windows::two_ends_and_a_third_window::<TwoSlots>)
         .executions(5379, 1341),
@@ -252,9 +252,9 @@ pub const ALL: &[Model] = &[
     full("s29_cancel_while_a_worker_pins", 2, object::cancel_while_a_worker_pins::<Loom>)
         .executions(134, 134),
     full("s28_superseded_worker", 2, object::superseded_worker::<Loom>)
-        .executions(73687, 73687)
+        .executions(80903, 80903)
         .outcomes(&["again"]),
-    full("s49_exit_against_worker", 2, object::exit_against_worker::<Loom>).executions(1280, 1280),
+    full("s49_exit_against_worker", 2, object::exit_against_worker::<Loom>).executions(1322, 1322),
     full("s31_report_against_acquire", 2, object::report_against_acquire::<Loom>)
         .executions(18, 18)
         .outcomes(&["told at once", "told later"]),

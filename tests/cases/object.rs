@@ -86,6 +86,7 @@ fn named(acquired: Result<(), Error>) -> &'static str {
         Ok(()) => "served",
         Err(Error::Again) => "again",
         Err(Error::Fault) => "fault",
+        Err(Error::Gone) => "gone",
         Err(Error::Busy) => "busy",
         Err(_) => "another error",
     }

@@ -10,7 +10,7 @@ use userptr::device::{Device, Limits, Prepare};
 use userptr::notifier::Outcome;
 use userptr::pages::Buffer;
 use userptr::platform::RawWait;
-use userptr::{Error, RefCounted, Ref};
+use userptr::{Error, Ref, RefCounted};
 use userptr_kernel::{KQueue, KWait, Kernel, Mm, PAGE_SIZE as PAGE, Page};
 
 /// The device.
@@ -30,7 +30,7 @@ pub struct PageTable {
     idle: KWait,
 }
 
-// SAFETY: settles its wait; jobs that point here hold a reference.
+// SAFETY: initialises its wait; jobs that point here hold a reference.
 unsafe impl RefCounted<Kernel> for PageTable {
     unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
@@ -72,7 +72,7 @@ impl Device for Copier {
             stop: AtomicBool::new(false),
             idle: KWait::uninit(),
         };
-        Ok(Mapping(Ref::try_new(table).map_err(|(_, e)| e)?))
+        Ok(Mapping(Ref::try_new(table)?))
     }
 
     fn stop(&self, map: &Self::Map) {
@@ -82,7 +82,7 @@ impl Device for Copier {
     fn wait_idle(&self, map: &Self::Map, timeout: Option<Duration>) -> Outcome {
         // ORDERING: acquires from the release in `leave`: the last access to the pages happened before.
         let idle = || map.0.jobs.load(Ordering::Acquire) == 0;
-        // SAFETY: settled; called without locks (contract).
+        // SAFETY: initialised; called without locks (contract).
         if unsafe { map.0.idle.wait_until(timeout, &mut { idle }) } {
             Outcome::Idle
         } else {
@@ -116,7 +116,7 @@ impl Table for PageTable {
     fn leave(&self, _: bool) {
         // ORDERING: releases the accesses to the pages; pairs with the acquire in `wait_idle`.
         self.jobs.fetch_sub(1, Ordering::Release);
-        // SAFETY: settled, alive by the job's reference.
+        // SAFETY: initialised, alive by the job's reference.
         unsafe { self.idle.wake_all() };
     }
 

@@ -13,16 +13,13 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use core::time::Duration;
 use userptr::pages::Buffer;
 use userptr::platform::{LockClass, Mutex};
-use userptr::{
-    Client, Context, Error, Lease, Limits, Notifier, RefCounted, Queues, RawQueue, Ref, SgLimits, UserPtr,
-    UserPtrRef,
-};
+use userptr::{Client, Context, Error, Lease, Limits, RawQueue, Ref, RefCounted, SgLimits, UserPtr};
 use userptr_kernel::{KQueue, Kernel, Kind, Mm, now_ns as now, pause, signal_pending, untagged};
 
 /// All there is, from the module's load to its unload.
 struct Driver {
-    copiers: [Ref<Context<Copier>, Kernel>; EDU],
-    edu: Option<Ref<Context<Edu>, Kernel>>,
+    copiers: [Context<Copier>; EDU],
+    edu: Option<Context<Edu>>,
     /// Handles that outlive every object, so that the last one never goes in a worker.
     queues: [KQueue; 4],
 }
@@ -33,10 +30,10 @@ unsafe impl RefCounted<Kernel> for Driver {}
 static DRIVER: AtomicPtr<Driver> = AtomicPtr::new(ptr::null_mut());
 
 fn limits(device: usize) -> Limits {
-    let plain = Limits { deadline: Some(Duration::from_secs(10)), ..Limits::default() };
+    let plain = Limits::default().read_only(true).deadline(Some(Duration::from_secs(10)));
     match device {
-        1 => Limits { deadline: Some(Duration::from_secs(1)), ..plain },
-        2 => Limits { pages: 8, read_only: false, sg: SgLimits { segments: 64, segment_pages: 1 }, ..plain },
+        1 => plain.deadline(Some(Duration::from_secs(1))),
+        2 => plain.max_pages(8).read_only(false).sg(SgLimits::NONE.max_segments(64).max_segment_pages(1)),
         _ => plain,
     }
 }
@@ -50,26 +47,24 @@ impl Driver {
             KQueue::try_new(Kind::Jobs)?,
         ];
         // The second device's cancels run on a queue, the others' in the thread that invalidates.
-        let queues = |n: usize| Queues {
-            pins: pins.clone(),
-            cancels: (n == 1).then(|| cancels.clone()),
-            frees: frees.clone(),
-        };
         let copier = |n: usize| {
-            let device = Copier { limits: limits(n), queue: copies.clone() };
-            Context::try_new(device, queues(n)).map_err(|(_, e)| e)
+            let builder = Context::builder(Copier { limits: limits(n), queue: copies.clone() });
+            let builder = builder.pin_queue(pins.clone()).release_queue(frees.clone());
+            if n == 1 { builder.revoke_queue(cancels.clone()) } else { builder }.build()
         };
         let copiers = [copier(0)?, copier(1)?, copier(2)?];
         let edu = match Edu::find(copies.clone())? {
-            Some(device) => Some(Context::try_new(device, queues(EDU)).map_err(|(_, e)| e)?),
+            Some(device) => {
+                Some(Context::builder(device).pin_queue(pins.clone()).release_queue(frees.clone()).build()?)
+            }
             None => None,
         };
         let driver = Self { copiers, edu, queues: [cancels, pins, frees, copies] };
-        Ref::try_new(driver).map_err(|(_, e)| e)
+        Ok(Ref::try_new(driver)?)
     }
 
     /// Waits until no work is queued or running.
-    fn init(&self) {
+    fn settle(&self) {
         // A pin may leave a cancel behind, a cancel a record to free.
         for _ in 0..2 {
             for queue in &self.queues {
@@ -103,7 +98,7 @@ pub extern "C" fn userptr_exit_driver() {
     if !raw.is_null() {
         // SAFETY: the pointer that the load put there, taken once.
         let driver = unsafe { Ref::<Driver, Kernel>::from_raw(raw) };
-        driver.init();
+        driver.settle();
         // No job runs any more: what ran out of time can end now, also for processes that are gone.
         for context in &driver.copiers {
             let _ = context.retry_quarantined();
@@ -111,7 +106,7 @@ pub extern "C" fn userptr_exit_driver() {
         if let Some(context) = &driver.edu {
             let _ = context.retry_quarantined();
         }
-        driver.init();
+        driver.settle();
         drop(driver);
     }
 }
@@ -123,7 +118,7 @@ enum Opened {
     Edu(File<Edu>),
 }
 
-// SAFETY: settles what is in it; only the file points here.
+// SAFETY: initialises what is in it; only the file points here.
 unsafe impl RefCounted<Kernel> for Opened {
     unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
@@ -138,14 +133,14 @@ unsafe impl RefCounted<Kernel> for Opened {
 
 /// An open file.
 struct File<D: Engine> {
-    client: Ref<Client<D>, Kernel>,
+    client: Client<D>,
     /// The job that was begun last.
     job: Mutex<Kernel, Option<JobRef<D>>>,
 }
 
 impl<D: Engine> fmt::Debug for File<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.client, f)
+        fmt::Debug::fmt(&self.client, f)
     }
 }
 
@@ -162,7 +157,7 @@ pub unsafe extern "C" fn userptr_open(n: u32, err: *mut c_int) -> *const c_void 
             (None, Some(edu)) => Opened::Edu(File::open(edu)?),
             (None, None) => return Err(Error::NoDevice),
         };
-        Ref::<Opened, Kernel>::try_new(opened).map_err(|(_, e)| e)
+        Ok(Ref::<Opened, Kernel>::try_new(opened)?)
     })();
     match file {
         Ok(file) => Ref::into_raw(file).cast(),
@@ -206,13 +201,13 @@ pub unsafe extern "C" fn userptr_request(file: *const c_void, request: u32, word
 const COPY_MOST: usize = 16 << 20;
 /// How long a copy may take.
 const COPY_LIMIT: Duration = Duration::from_secs(60);
-/// How long a job may fill, in milliseconds: whoever settles, and the module's unload, wait for it.
+/// How long a job may fill, in milliseconds: whoever initialises, and the module's unload, wait for it.
 const FILL_LIMIT_MS: u64 = 60_000;
 /// How long a request sleeps at most before it looks for a signal.
 const LOOK: Duration = Duration::from_millis(10);
 
 impl<D: Engine> File<D> {
-    fn open(context: &Ref<Context<D>, Kernel>) -> Result<Self, Error> {
+    fn open(context: &Context<D>) -> Result<Self, Error> {
         let class = LockClass { name: "userptr_file", rank: 50 };
         Ok(Self { client: Client::open(context.clone())?, job: Mutex::<Kernel, _>::uninit(class, None) })
     }
@@ -242,7 +237,7 @@ impl<D: Engine> File<D> {
             request::GET => {
                 let object = self.object(a)?;
                 // The kernel tells of mappings that go, never of one that comes into a hole: look again when asked to.
-                UserPtr::reset(&object);
+                object.reset();
                 drop(acquire(&object, Duration::from_millis(b))?);
             }
             request::COPY => self.copy(a, word(b), word(c), word(d), e != 0)?,
@@ -257,13 +252,13 @@ impl<D: Engine> File<D> {
             }
             request::PROBE => {
                 let mm = Mm::current().ok_or(Error::Fault)?;
-                Context::probe(&Context::create(self.client.context(), &mm, untagged(word(a)), word(b), 0)?)?;
+                self.client.context().register_raw(&mm, untagged(word(a)), word(b), 0)?.probe()?;
             }
-            request::EXPORT => UserPtr::export(&self.object(a)?)?,
-            request::PUT => UserPtr::put_pages(&self.object(a)?)?,
+            request::EXPORT => self.object(a)?.export()?,
+            request::PUT => self.object(a)?.put_pages()?,
             request::SETTLE => {
                 if let Some(driver) = driver() {
-                    driver.init();
+                    driver.settle();
                 }
             }
             // What a driver does after it has reset its device.
@@ -277,7 +272,7 @@ impl<D: Engine> File<D> {
         self.client.context().device().queue()
     }
 
-    fn object(&self, raw: u64) -> Result<UserPtrRef<D>, Error> {
+    fn object(&self, raw: u64) -> Result<UserPtr<D>, Error> {
         self.client.lookup(handle(raw)?)
     }
 
@@ -307,7 +302,7 @@ impl<D: Engine> File<D> {
     /// `false`: the device was told to stop in the middle of it.
     fn copy_once(
         &self,
-        object: &UserPtrRef<D>,
+        object: &UserPtr<D>,
         range: Range<usize>,
         user: usize,
         write: bool,
@@ -324,7 +319,7 @@ impl<D: Engine> File<D> {
         if write {
             lease.mark_written();
         }
-        let job = lease.with(|m| Job::begin(self.queue(), m.map, task, range, Some(bytes)));
+        let job = Job::begin(self.queue(), lease.map(), task, range, Some(bytes));
         drop(lease);
         let job = job?;
         match job.wait(COPY_LIMIT) {
@@ -346,27 +341,27 @@ impl<D: Engine> File<D> {
         let task = Task::Fill { value, ns: ms.saturating_mul(1_000_000), deaf };
         let lease = acquire(&object, Duration::from_secs(10))?;
         lease.mark_written();
-        let job = lease.with(|m| Job::begin(self.queue(), m.map, task, range, None));
+        let job = Job::begin(self.queue(), lease.map(), task, range, None);
         drop(lease);
         let job = job?;
-        // SAFETY: settled; this thread does not hold it.
+        // SAFETY: initialised; this thread does not hold it.
         let old = unsafe { self.job.with(|slot| slot.replace(job)) };
         drop(old);
         Ok(())
     }
 
     fn wait(&self, timeout: Duration) -> Result<(), Error> {
-        // SAFETY: settled; this thread does not hold it.
+        // SAFETY: initialised; this thread does not hold it.
         let job = unsafe { self.job.with(|slot| slot.clone()) }.ok_or(Error::NoEntry)?;
         job.wait(timeout)
     }
 }
 
 /// As `UserPtr::acquire`, but a signal ends it, and the time is the caller's.
-fn acquire<D: Engine>(object: &UserPtrRef<D>, limit: Duration) -> Result<Lease<'_, D>, Error> {
+fn acquire<D: Engine>(object: &UserPtr<D>, limit: Duration) -> Result<Lease<'_, D>, Error> {
     let until = clock_after(limit);
     loop {
-        match UserPtr::try_acquire(object) {
+        match object.try_acquire() {
             Err(Error::Again) => {}
             done => return done,
         }
@@ -376,7 +371,7 @@ fn acquire<D: Engine>(object: &UserPtrRef<D>, limit: Duration) -> Result<Lease<'
         if now() >= until {
             return Err(Error::Again);
         }
-        if Notifier::wait_ready(object, Some(LOOK)) {
+        if object.wait_ready(Some(LOOK)) {
             // Ready to try, or all workers are taken: then let them work.
             pause();
         }

@@ -20,7 +20,7 @@ use engine::Hardware;
 use userptr::device::{Device, Limits, Prepare};
 use userptr::notifier::Outcome;
 use userptr::pages::{Buffer, Segment, SgLimits};
-use userptr::{Error, RefCounted, Ref};
+use userptr::{Error, Ref, RefCounted};
 use userptr_kernel::{KQueue, Kernel, Mm, PAGE_SHIFT, PAGE_SIZE as PAGE};
 
 /// The most bytes in one transfer. The device's buffer has 4,096, but older versions of QEMU take a transfer that reaches its
@@ -99,18 +99,15 @@ impl Edu {
         let (mut pages, mut mapping_pages, mut reaches_all) = (0_u64, 0_u64, false);
         // SAFETY: three places to write to.
         unsafe { ffi::sample_edu_limits(&raw mut pages, &raw mut mapping_pages, &raw mut reaches_all) };
-        let limits = Limits {
-            pages: usize::try_from(pages).unwrap_or(usize::MAX),
-            sg: SgLimits {
-                segments: usize::MAX,
-                segment_pages: usize::try_from(mapping_pages).unwrap_or(usize::MAX),
-            },
+        let sg = SgLimits::NONE.max_segment_pages(usize::try_from(mapping_pages).unwrap_or(usize::MAX));
+        let limits = Limits::default()
+            .max_pages(usize::try_from(pages).unwrap_or(usize::MAX))
+            .sg(sg)
+            .read_only(true)
             // A bounce buffer is as good as a cache that is not coherent: one side does not see what the other writes.
-            coherent: reaches_all,
-            deadline: Some(Duration::from_secs(3)),
-            ..Limits::default()
-        };
-        let hardware = Ref::try_new(Hardware::uninit()).map_err(|(_, e)| e)?;
+            .coherent(reaches_all)
+            .deadline(Some(Duration::from_secs(3)));
+        let hardware = Ref::try_new(Hardware::uninit())?;
         Ok(Some(Self { limits, queue, hardware }))
     }
 }
@@ -155,9 +152,9 @@ impl Device for Edu {
         }
         match Ref::try_new(table) {
             Ok(table) => Ok(Mapping(table)),
-            Err((table, error)) => {
-                table.unmap();
-                Err(error)
+            Err(rejected) => {
+                rejected.value.unmap();
+                Err(rejected.error)
             }
         }
     }

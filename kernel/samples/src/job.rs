@@ -13,7 +13,7 @@ use userptr::device::Device;
 use userptr::pages::Buffer;
 use userptr::platform::RawWait;
 use userptr::work::enqueue;
-use userptr::{Error, HasWork, RefCounted, Ref, Work, has_work};
+use userptr::{Error, HasWork, Ref, RefCounted, Work, has_work};
 use userptr_kernel::{KQueue, KWait, Kernel, Mm, PAGE_SIZE as PAGE, now_ns, pause};
 
 /// A device whose jobs these are.
@@ -28,7 +28,7 @@ pub trait Engine: Device<Space = Mm, Map = Mapping<Self::Table>> {
 /// The pages of an object as a device knows them.
 ///
 /// Addresses are bytes from the object's first page. A piece that is copied or filled lies in one page.
-pub trait Table: Object<Kernel> + Sized {
+pub trait Table: RefCounted<Kernel> + Sized {
     /// The number of pages.
     fn pages(&self) -> usize;
     /// Whether the device may write.
@@ -98,7 +98,7 @@ unsafe impl<T: Table> Send for Job<T> {}
 // SAFETY: as above.
 unsafe impl<T: Table> Sync for Job<T> {}
 
-// SAFETY: settles the item and the wait; the queue's pointer to it comes with a count.
+// SAFETY: initialises the item and the wait; the queue's pointer to it comes with a count.
 unsafe impl<T: Table> RefCounted<Kernel> for Job<T> {
     unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
@@ -109,7 +109,7 @@ unsafe impl<T: Table> RefCounted<Kernel> for Job<T> {
     }
 }
 
-// SAFETY: the offset is checked by the macro; `init` settles the item.
+// SAFETY: the offset is checked by the macro; `init` initialises the item.
 unsafe impl<T: Table> HasWork<Kernel> for Job<T> {
     has_work!(work: Work<Job<T>, Kernel>);
 
@@ -156,7 +156,7 @@ impl<T: Table> Job<T> {
             done: AtomicBool::new(false),
             ended: KWait::uninit(),
         };
-        let job = Ref::try_new(job).map_err(|(_, e)| e)?;
+        let job = Ref::try_new(job)?;
         // Known to the device under the lease, so before `wait_idle` asks.
         job.table.enter(job.deaf());
         count(counter::JOBS, 1);
@@ -174,7 +174,7 @@ impl<T: Table> Job<T> {
     pub fn wait(&self, timeout: Duration) -> Result<(), Error> {
         // ORDERING: acquires from the release in `end`: what the job wrote to the buffer is there.
         let done = || self.done.load(Ordering::Acquire);
-        // SAFETY: settled; a request holds no spinlock and is no invalidation.
+        // SAFETY: initialised; a request holds no spinlock and is no invalidation.
         if !unsafe { self.ended.wait_interruptible(timeout, done) }? {
             return Err(Error::TimedOut);
         }
@@ -193,7 +193,7 @@ impl<T: Table> Job<T> {
         unsafe { self.outcome.get().write(outcome) };
         // ORDERING: releases the buffer and the outcome; pairs with the acquire in `wait`.
         self.done.store(true, Ordering::Release);
-        // SAFETY: settled, alive by the reference held.
+        // SAFETY: initialised, alive by the reference held.
         unsafe { self.ended.wake_all() };
     }
 

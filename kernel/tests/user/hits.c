@@ -302,7 +302,16 @@ static struct accounts accounts(void)
 	};
 }
 
-/* Until that many have hit, with a line on the console every five seconds. */
+/* Whether each kind of change was made at least once: forks are rare. */
+static bool every_kind(void)
+{
+	for (int kind = 0; kind < KINDS; kind++)
+		if (all->done[kind] == 0)
+			return false;
+	return true;
+}
+
+/* Until that many have hit, by every kind, with a line on the console every five seconds. */
 static int run(long wanted)
 {
 	long first = counter(fd, USERPTR_HITS), now = 0, last = 0, moved = now_ms(), begun = moved, said = moved;
@@ -328,7 +337,7 @@ static int run(long wanted)
 		}
 		if (now_ms() - moved > STALLED_S * 1000)
 			failed(__LINE__, "no invalidation hits any more; so far", now);
-		if (now >= wanted)
+		if (now >= wanted && every_kind())
 			all->stop = 1;
 	}
 	for (int i = 0; i < PROCESSES; i++)

@@ -15,6 +15,8 @@
 char why[256];
 
 #define DEADLINE_SECONDS 120
+/* For what loads the module a hundred times on a kernel with checkers. */
+#define LOADS_SECONDS 360
 /* For what runs only when asked for by name. */
 #define LONG_SECONDS 1800
 
@@ -25,6 +27,11 @@ static int wanted(const struct test *list, const char *name, int argc, char **ar
 		if (!strncmp(name, argv[i], strlen(argv[i])))
 			return 1;
 	return argc <= 1 && list != named_tests && list != seeded_tests;
+}
+
+static int seconds_for(const struct test *list)
+{
+	return list == named_tests ? LONG_SECONDS : list == module_fault_tests ? LOADS_SECONDS : DEADLINE_SECONDS;
 }
 
 static int run(const struct test *t, int seconds)
@@ -111,6 +118,6 @@ int main(int argc, char **argv)
 			else if (lacks(lists[i]))
 				printf("skipped: %s: the machine lacks %s\n", t->name, lacks(lists[i]));
 			else
-				failed += run(t, lists[i] == named_tests ? LONG_SECONDS : DEADLINE_SECONDS);
+				failed += run(t, seconds_for(lists[i]));
 	return failed != 0;
 }

@@ -5,7 +5,7 @@ use crate::platform::Kernel;
 use core::ffi::{c_int, c_void};
 use core::fmt;
 use core::ptr::NonNull;
-use userptr::address_space::{AddressSpace, Caller, Pages, Usage, Users};
+use userptr::address_space::{AddressSpace, Current, ForeignMemory, Pages, Usage, Users};
 use userptr::notifier::{Blockable, Notifier, Outcome};
 use userptr::{AddrRange, Error, Ref};
 
@@ -118,6 +118,9 @@ impl fmt::Debug for Registered {
     }
 }
 
+// SAFETY: the memory of user processes: no reference of the kernel points there.
+unsafe impl ForeignMemory for Mm {}
+
 impl AddressSpace for Mm {
     type Platform = Kernel;
     type Page = Page;
@@ -140,15 +143,15 @@ impl AddressSpace for Mm {
         unsafe { ffi::uk_mmget(self.0.as_ptr()) }.then(|| MmUsers(self))
     }
 
-    fn caller(&self) -> Caller {
+    fn current(&self) -> Current {
         // SAFETY: no arguments.
         let current = unsafe { ffi::uk_current_mm() };
         if current.is_null() {
-            Caller::Nobody
+            Current::None
         } else if current == self.0.as_ptr() {
-            Caller::Owner
+            Current::This
         } else {
-            Caller::Stranger
+            Current::Other
         }
     }
 
@@ -177,7 +180,7 @@ impl AddressSpace for Mm {
         }
     }
 
-    fn unregister(&self, registration: Registered) {
+    unsafe fn unregister(&self, registration: Registered) {
         // SAFETY: made by `register`, ended once. Waits for callbacks.
         unsafe { ffi::uk_unregister(registration.raw.as_ptr()) };
         drop(registration);
@@ -191,7 +194,7 @@ impl AddressSpace for Mm {
         .map(drop)
     }
 
-    fn unpin(&self, pages: &[Page], usage: Usage) {
+    unsafe fn unpin(&self, pages: &[Page], usage: Usage) {
         // SAFETY: the pages are pinned and given back once (contract); `Page` is a transparent pointer.
         unsafe { ffi::uk_unpin(pages.as_ptr().cast(), pages.len(), usage.dirty, usage.accessed) }
     }
@@ -225,13 +228,13 @@ pub unsafe extern "C" fn userptr_invalidate_start(
     let Some(range) = AddrRange::from_bounds(start, end) else { return 0 };
     let mode = if blockable { Blockable::Yes } else { Blockable::No };
     // SAFETY: the caller's promise.
-    match unsafe { home(n) }.begin(range, mode) {
-        Ok(stopping) => {
-            if stopping.cancels_any() {
+    match unsafe { home(n) }.invalidate_start(range, mode) {
+        Ok(invalidation) => {
+            if invalidation.revokes_any() {
                 // SAFETY: no arguments.
                 unsafe { ffi::uk_count_hit() };
             }
-            errno(stopping.finish())
+            errno(invalidation.finish())
         }
         Err(_) => Error::Again.errno().wrapping_neg(),
     }
@@ -242,8 +245,8 @@ pub unsafe extern "C" fn userptr_invalidate_start(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn userptr_invalidate_end(n: *const c_void, start: usize, end: usize) {
     if let Some(range) = AddrRange::from_bounds(start, end) {
-        // SAFETY: the caller's promise.
-        unsafe { home(n) }.invalidate_end(range);
+        // SAFETY: the kernel calls every end that belongs to a start, once (caller).
+        unsafe { home(n).invalidate_end(range) };
     }
 }
 

@@ -1,6 +1,6 @@
 //! Every foreign declaration of this crate, in one place. Its mirror is `shim/shim.h`.
 //!
-//! A kernel type lies in Rust as [`Room`]: bytes whose address is stable once settled, and which only C reads or writes.
+//! A kernel type lies in Rust as [`Room`]: bytes whose address is stable once initialised, and which only C reads or writes.
 
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_long, c_uint, c_void};

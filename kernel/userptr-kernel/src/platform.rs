@@ -9,7 +9,7 @@ use core::sync::atomic::{self, Ordering};
 use core::time::Duration;
 use userptr::platform::{LockClass, RawLock, RawQueue, RawWait, RawWork};
 use userptr::platforms::native::{NativeCell, NativeUsize};
-use userptr::{Error, RefCounted, Platform, Ref};
+use userptr::{Error, Platform, Ref, RefCounted};
 
 /// Spinlocks, mutexes, wait queues, workqueues and `kvmalloc` of the running kernel.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ macro_rules! lock {
             }
             #[inline]
             unsafe fn acquire(&self) {
-                // SAFETY: settled, and not held by this thread (caller).
+                // SAFETY: initialised, and not held by this thread (caller).
                 unsafe { ffi::$lock(self.raw.get()) }
             }
             #[inline]
@@ -104,7 +104,7 @@ impl KWait {
     /// [`Error::Interrupted`].
     ///
     /// # Safety
-    /// Settled, and the caller holds no spinlock and is no invalidation.
+    /// Initialised, and the caller holds no spinlock and is no invalidation.
     pub unsafe fn wait_interruptible(
         &self,
         timeout: Duration,
@@ -112,7 +112,7 @@ impl KWait {
     ) -> Result<bool, Error> {
         let ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let mut condition: &mut dyn FnMut() -> bool = &mut condition;
-        // SAFETY: settled (caller); the condition lives until the call returns.
+        // SAFETY: initialised (caller); the condition lives until the call returns.
         match unsafe { ffi::uk_wait_interruptible(self.0.get(), ns, met, (&raw mut condition).cast()) } {
             0 => Ok(false),
             1 => Ok(true),
@@ -143,12 +143,12 @@ unsafe impl RawWait for KWait {
         // A timeout too long for 64 bits of nanoseconds is none.
         let ns = timeout.and_then(|t| u64::try_from(t.as_nanos()).ok()).unwrap_or(u64::MAX);
         let mut condition = condition;
-        // SAFETY: settled and in sleepable context (caller); the condition lives until the call returns.
+        // SAFETY: initialised and in sleepable context (caller); the condition lives until the call returns.
         unsafe { ffi::uk_wait_until(self.0.get(), ns, met, (&raw mut condition).cast()) }
     }
 
     unsafe fn wake_all(&self) {
-        // SAFETY: settled and in place (caller).
+        // SAFETY: initialised and in place (caller).
         unsafe { ffi::uk_wake_all(self.0.get()) }
     }
 }
@@ -238,7 +238,7 @@ impl KQueue {
         // SAFETY: a plain number.
         let wq = NonNull::new(unsafe { ffi::uk_queue_new(kind as u32) }).ok_or(Error::NoMemory)?;
         // If this fails, the value comes back and its drop destroys the queue.
-        let inner = Ref::try_new(Inner { wq, busy: atomic::AtomicUsize::new(0) }).map_err(|(_, e)| e)?;
+        let inner = Ref::try_new(Inner { wq, busy: atomic::AtomicUsize::new(0) })?;
         Ok(Self(inner))
     }
 
@@ -271,7 +271,7 @@ unsafe impl RawQueue<KWork> for KQueue {
         // SAFETY: alive (caller). An item goes to one queue, so this writes what is there already, or is the first.
         unsafe { (*item).busy.store((&raw const self.0.busy).cast_mut(), Ordering::Relaxed) };
         self.0.busy.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: settled and alive until it has run (caller).
+        // SAFETY: initialised and alive until it has run (caller).
         if unsafe { ffi::uk_queue_work(self.wq(), raw(item)) } {
             return true;
         }
@@ -280,12 +280,12 @@ unsafe impl RawQueue<KWork> for KQueue {
     }
 
     unsafe fn flush_item(&self, item: *const KWork) {
-        // SAFETY: settled and alive (caller).
+        // SAFETY: initialised and alive (caller).
         unsafe { ffi::uk_flush_work(raw(item)) }
     }
 
     unsafe fn cancel(&self, item: *const KWork) -> bool {
-        // SAFETY: settled and alive (caller).
+        // SAFETY: initialised and alive (caller).
         let taken = unsafe { ffi::uk_cancel_work(raw(item)) };
         if taken {
             self.0.busy.fetch_sub(1, Ordering::Release);
@@ -294,13 +294,17 @@ unsafe impl RawQueue<KWork> for KQueue {
     }
 
     unsafe fn is_pending(&self, item: *const KWork) -> bool {
-        // SAFETY: settled and alive (caller).
+        // SAFETY: initialised and alive (caller).
         unsafe { ffi::uk_work_pending(raw(item)) }
     }
 
     fn flush(&self) {
         // SAFETY: the queue lives.
         unsafe { ffi::uk_flush_queue(self.wq()) }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        core::ptr::eq(self.wq(), other.wq())
     }
 
     /// Not `drain_workqueue`, which warns when somebody outside the queue enqueues meanwhile.

@@ -9,7 +9,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use core::time::Duration;
 use userptr::device::{Device, Limits, Prepare};
-use userptr::{Context, Error, RefCounted, Outcome, Queues, RawQueue, Ref, UserPtr};
+use userptr::{Context, Error, Outcome, RawQueue, Ref, RefCounted};
 use userptr_kernel::{KQueue, Kernel, Kind, Mm};
 
 /// Counts pages.
@@ -21,7 +21,7 @@ impl Device for Counter {
     type Map = usize;
 
     fn limits(&self) -> Limits {
-        Limits { deadline: Some(Duration::from_secs(1)), ..Limits::default() }
+        Limits::default().deadline(Some(Duration::from_secs(1)))
     }
 
     fn prepare(&self, what: Prepare<'_, Mm>) -> Result<usize, Error> {
@@ -39,7 +39,7 @@ impl Device for Counter {
 
 /// All there is, from the module's load to its unload.
 struct Driver {
-    context: Ref<Context<Counter>, Kernel>,
+    context: Context<Counter>,
     /// Handles that outlive every object, so that the last one never goes in a worker.
     pins: KQueue,
     frees: KQueue,
@@ -53,19 +53,19 @@ static DRIVER: AtomicPtr<Driver> = AtomicPtr::new(ptr::null_mut());
 impl Driver {
     fn try_new() -> Result<Ref<Self, Kernel>, Error> {
         let (pins, frees) = (KQueue::try_new(Kind::Pin)?, KQueue::try_new(Kind::Free)?);
-        // Without a queue for them, cancels run in the thread that invalidates.
-        let queues = Queues { pins: pins.clone(), cancels: None, frees: frees.clone() };
-        let context = Context::try_new(Counter, queues).map_err(|(_, e)| e)?;
-        Ref::try_new(Self { context, pins, frees }).map_err(|(_, e)| e)
+        // Without a queue for them, revocations run in the thread that invalidates.
+        let context =
+            Context::builder(Counter).pin_queue(pins.clone()).release_queue(frees.clone()).build()?;
+        Ok(Ref::try_new(Self { context, pins, frees })?)
     }
 }
 
 fn count_pages(address: usize, size: usize) -> Result<usize, Error> {
     // SAFETY: set at load and taken away at unload, when no file is open and so nobody calls.
     let driver = unsafe { DRIVER.load(Ordering::Acquire).as_ref() }.ok_or(Error::NoDevice)?;
-    let object = Context::create(&driver.context, &Mm::current().ok_or(Error::Fault)?, address, size, 0)?;
-    let lease = UserPtr::acquire(&object)?;
-    Ok(lease.with(|m| *m.map))
+    let object = driver.context.register_raw(&Mm::current().ok_or(Error::Fault)?, address, size, 0)?;
+    let lease = object.acquire()?;
+    Ok(*lease.map())
 }
 
 /// Called at the module's load. Returns 0 or a negative errno.

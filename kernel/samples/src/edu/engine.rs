@@ -33,7 +33,7 @@ struct State {
 // SAFETY: the pointer is only compared.
 unsafe impl Send for State {}
 
-// SAFETY: settles lock and wait; nothing points here but references.
+// SAFETY: initialises lock and wait; nothing points here but references.
 unsafe impl RefCounted<Kernel> for Hardware {
     unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
@@ -58,7 +58,7 @@ fn clock(timeout: Option<Duration>) -> impl Fn() -> bool {
 }
 
 impl Hardware {
-    /// Not settled.
+    /// Not initialised.
     pub(super) fn uninit() -> Self {
         let class = LockClass { name: "userptr_edu", rank: 60 };
         let state = State { taken: false, flying: ptr::null() };
@@ -68,12 +68,12 @@ impl Hardware {
     /// Does something that jobs look at between transfers; those that wait for their turn look at once.
     pub(super) fn tell(&self, what: impl FnOnce()) {
         self.with(|_| what());
-        // SAFETY: settled, alive by the caller's reference.
+        // SAFETY: initialised, alive by the caller's reference.
         unsafe { self.turn.wake_all() };
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
-        // SAFETY: settled; nothing in this file calls it from inside itself, and the closures only touch registers and words.
+        // SAFETY: initialised; nothing in this file calls it from inside itself, and the closures only touch registers and words.
         unsafe { self.state.with(f) }
     }
 
@@ -91,7 +91,7 @@ impl Hardware {
             });
             got != Err(Error::TimedOut)
         };
-        // SAFETY: settled; a worker may sleep.
+        // SAFETY: initialised; a worker may sleep.
         unsafe { self.turn.wait_until(Some(PATIENCE), &mut mine) };
         got.map(|()| Turn(self))
     }
@@ -136,7 +136,7 @@ pub(super) struct Turn<'a>(&'a Hardware);
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.0.with(|state| state.taken = false);
-        // SAFETY: settled, alive by the table's reference.
+        // SAFETY: initialised, alive by the table's reference.
         unsafe { self.0.turn.wake_all() };
     }
 }

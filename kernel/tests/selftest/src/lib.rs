@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use userptr::platform::{Cell, LockClass, Mutex, RawWork, SpinLock, WaitQueue};
 use userptr::work::{SoftQueue, cancel, enqueue, flush_item, is_pending};
-use userptr::{Error, LastPut, HasWork, RefCounted, Platform, RawQueue, Ref, has_work};
+use userptr::{Error, HasWork, LastPut, Platform, RawQueue, Ref, RefCounted, has_work};
 use userptr_kernel::platform::KSpin;
 use userptr_kernel::{KQueue, KWait, Kernel, Kind, allocations, now_ns, pause};
 
@@ -77,7 +77,7 @@ static LAST_PUTS: AtomicUsize = AtomicUsize::new(0);
 struct Plain(u64);
 // SAFETY: nothing to settle, nothing points to it.
 unsafe impl RefCounted<Kernel> for Plain {
-    fn last_put(&self) -> LastPut {
+    unsafe fn last_put(&self) -> LastPut {
         LAST_PUTS.fetch_add(1, Ordering::Relaxed);
         LastPut::Drop
     }
@@ -98,7 +98,7 @@ fn references() -> TestResult {
 struct Locked {
     table: Mutex<Kernel, u32>,
 }
-// SAFETY: settles its lock; nothing points to it.
+// SAFETY: initialises its lock; nothing points to it.
 unsafe impl RefCounted<Kernel> for Locked {
     unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
@@ -111,7 +111,7 @@ fn put_and_lock() -> TestResult {
     let table = get!(Ref::<Locked, Kernel>::try_new(table));
     let a = get!(Ref::<Plain, Kernel>::try_new(Plain(1)));
     let b = a.clone();
-    // SAFETY: the lock is settled and this thread does not hold it.
+    // SAFETY: the lock is initialised and this thread does not hold it.
     check!(unsafe { Ref::put_and_lock(a, &table.table) }.is_none());
     // SAFETY: as above.
     let Some((last, mut guard)) = (unsafe { Ref::put_and_lock(b, &table.table) }) else {
@@ -140,7 +140,7 @@ struct Counter {
 unsafe impl Send for Counter {}
 // SAFETY: as above.
 unsafe impl Sync for Counter {}
-// SAFETY: settles its work item and its wait queue; nothing points to it.
+// SAFETY: initialises its work item and its wait queue; nothing points to it.
 unsafe impl RefCounted<Kernel> for Counter {
     unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
@@ -150,12 +150,12 @@ unsafe impl RefCounted<Kernel> for Counter {
         }
     }
 }
-// SAFETY: the offset is checked by the macro; `init` settles the item.
+// SAFETY: the offset is checked by the macro; `init` initialises the item.
 unsafe impl HasWork<Kernel> for Counter {
     has_work!(work: userptr::Work<Counter, Kernel>);
     fn run(this: Ref<Self, Kernel>) {
         this.inside.store(1, Ordering::Release);
-        // SAFETY: settled; a worker holds no spinlock.
+        // SAFETY: initialised; a worker holds no spinlock.
         unsafe {
             this.gate.wake_all();
             this.gate.wait_until(None, || this.open.load(Ordering::Acquire) != 0);
@@ -188,13 +188,13 @@ fn counter(queue: &KQueue, open: usize, again: usize) -> Result<Ref<Counter, Ker
 /// Waits until the item runs, for at most two seconds.
 fn entered(c: &Counter) -> bool {
     let limit = Some(Duration::from_secs(2));
-    // SAFETY: settled, no spinlock held.
+    // SAFETY: initialised, no spinlock held.
     unsafe { c.gate.wait_until(limit, || c.inside.load(Ordering::Acquire) != 0) }
 }
 
 fn open(c: &Counter) {
     c.open.store(1, Ordering::Release);
-    // SAFETY: settled and alive.
+    // SAFETY: initialised and alive.
     unsafe { c.gate.wake_all() }
 }
 
@@ -208,7 +208,8 @@ fn work_runs_and_is_refused_while_pending() -> TestResult {
     let third = enqueue::<_, Kernel, 0>(&queue, c.clone());
     let pending = is_pending::<_, Kernel, 0>(&queue, &c);
     open(&c);
-    flush_item::<_, Kernel, 0>(&queue, &c);
+    // SAFETY: it is only ever enqueued on this queue.
+    unsafe { flush_item::<_, Kernel, 0>(&queue, &c) };
     check!(entered && second && pending);
     check!(third.is_err_and(|back| Ref::ptr_eq(&back, &c)));
     check!(c.runs.load(Ordering::Relaxed) == 2);
@@ -225,8 +226,10 @@ fn cancelled_work_gives_its_reference_back() -> TestResult {
     let entered = entered(&c);
     // One worker per item: the second enqueue waits for the first run, so it can be cancelled.
     let second = enqueue::<_, Kernel, 0>(&queue, c.clone()).is_ok();
-    let back = cancel::<_, Kernel, 0>(&queue, &c);
-    let nothing = cancel::<_, Kernel, 0>(&queue, &c);
+    // SAFETY: it is only ever enqueued on this queue.
+    let back = unsafe { cancel::<_, Kernel, 0>(&queue, &c) };
+    // SAFETY: as above.
+    let nothing = unsafe { cancel::<_, Kernel, 0>(&queue, &c) };
     open(&c);
     queue.drain();
     check!(entered && second && nothing.is_none());
@@ -266,7 +269,7 @@ impl Adder {
             }
         }
         for _ in 0..ROUNDS {
-            // SAFETY: settled, not held by this thread, and the section is plain.
+            // SAFETY: initialised, not held by this thread, and the section is plain.
             unsafe {
                 self.sum.with(|n| {
                     let old = core::hint::black_box(*n);
@@ -278,7 +281,7 @@ impl Adder {
         true
     }
 }
-// SAFETY: settles the item and the lock; nothing points to it.
+// SAFETY: initialises the item and the lock; nothing points to it.
 unsafe impl RefCounted<Kernel> for Adder {
     unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
@@ -288,7 +291,7 @@ unsafe impl RefCounted<Kernel> for Adder {
         }
     }
 }
-// SAFETY: the offset is checked by the macro; `init` settles the item.
+// SAFETY: the offset is checked by the macro; `init` initialises the item.
 unsafe impl HasWork<Kernel> for Adder {
     has_work!(work: userptr::Work<Adder, Kernel>);
     fn run(this: Ref<Self, Kernel>) {
@@ -308,7 +311,7 @@ fn two_threads_share_a_spinlock() -> TestResult {
     let met = adder.add();
     queue.flush();
     check!(met);
-    // SAFETY: settled, not held by this thread.
+    // SAFETY: initialised, not held by this thread.
     check!(unsafe { adder.sum.with(|n| *n) } == 2 * ROUNDS);
     0
 }
@@ -316,7 +319,7 @@ fn two_threads_share_a_spinlock() -> TestResult {
 fn wait_times_out_and_wakes() -> TestResult {
     let queue = get!(KQueue::try_new(Kind::Pin));
     let c = get!(counter(&queue, 0, 0));
-    // SAFETY: settled, no spinlock held.
+    // SAFETY: initialised, no spinlock held.
     unsafe {
         check!(!c.gate.wait_until(Some(Duration::ZERO), || false));
         check!(c.gate.wait_until(Some(Duration::ZERO), || true));
@@ -358,7 +361,7 @@ fn software_queue() -> TestResult {
         RUNS.fetch_add(1, Ordering::Relaxed);
     }
     RUNS.store(0, Ordering::Relaxed);
-    let queue = get!(Ref::<SoftQueue<Kernel>, Kernel>::try_new(SoftQueue::uninit()));
+    let queue = get!(SoftQueue::<Kernel>::try_new());
     let item = SoftWork::<Kernel>::uninit(count);
     // SAFETY: the item lives until the end of this function, at its final address, and is run before that.
     unsafe {

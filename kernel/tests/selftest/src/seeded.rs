@@ -11,7 +11,7 @@ use core::hint::black_box;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use userptr::platform::{LockClass, Mutex, RawWait, SpinLock};
 use userptr::work::enqueue;
-use userptr::{Error, HasWork, RefCounted, RawQueue, Ref, has_work};
+use userptr::{Error, HasWork, RawQueue, Ref, RefCounted, has_work};
 use userptr_kernel::{KQueue, KWait, Kernel, Kind};
 
 /// The oldest mistake of such drivers: pages stay with the device after the mapping is gone. The linker puts it into the place of
@@ -58,7 +58,7 @@ struct Locks {
     spin: SpinLock<Kernel, u32>,
     wait: KWait,
 }
-// SAFETY: settles its locks; nothing points to it.
+// SAFETY: initialises its locks; nothing points to it.
 unsafe impl RefCounted<Kernel> for Locks {
     unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
@@ -85,7 +85,7 @@ fn locks() -> Option<Ref<Locks, Kernel>> {
 #[inline(never)]
 fn lock_order() -> Option<()> {
     let l = locks()?;
-    // SAFETY: settled, not held by this thread; that the order is wrong is the bug.
+    // SAFETY: initialised, not held by this thread; that the order is wrong is the bug.
     unsafe {
         l.first.with(|a| *a = l.second.with(|b| *b));
         l.second.with(|b| *b = l.first.with(|a| *a));
@@ -97,7 +97,7 @@ fn lock_order() -> Option<()> {
 #[inline(never)]
 fn sleep_under_spinlock() -> Option<()> {
     let l = locks()?;
-    // SAFETY: settled, not held by this thread; that a wait may sleep is the bug.
+    // SAFETY: initialised, not held by this thread; that a wait may sleep is the bug.
     unsafe { l.spin.with(|a| *a = l.wait.wait_until(None, &mut || true).into()) };
     Some(())
 }
@@ -122,14 +122,14 @@ struct Racer {
 unsafe impl Send for Racer {}
 // SAFETY: as above.
 unsafe impl Sync for Racer {}
-// SAFETY: settles the item; nothing else points to it.
+// SAFETY: initialises the item; nothing else points to it.
 unsafe impl RefCounted<Kernel> for Racer {
     unsafe fn init(&self) {
         // SAFETY: once, at the final address (caller).
         unsafe { self.work.init() }
     }
 }
-// SAFETY: the offset is checked by the macro; `init` settles the item.
+// SAFETY: the offset is checked by the macro; `init` initialises the item.
 unsafe impl HasWork<Kernel> for Racer {
     has_work!(work: userptr::Work<Racer, Kernel>);
     fn run(this: Ref<Self, Kernel>) {
@@ -155,7 +155,8 @@ impl Racer {
 #[inline(never)]
 fn race() -> Option<()> {
     let queue = KQueue::try_new(Kind::Cancel).ok()?;
-    let racer = Racer { work: userptr::Work::uninit(), sum: UnsafeCell::new(0), arrived: AtomicUsize::new(0) };
+    let racer =
+        Racer { work: userptr::Work::uninit(), sum: UnsafeCell::new(0), arrived: AtomicUsize::new(0) };
     let racer = Ref::<Racer, Kernel>::try_new(racer).ok()?;
     enqueue::<_, Kernel, 0>(&queue, racer.clone()).ok()?;
     racer.add();
