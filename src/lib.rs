@@ -1,4 +1,5 @@
-// The links of the README, which are files there, are pages here: the first definition of a name counts.
+// The links of the README, which are files there, are pages here: the first definition of a name
+// counts.
 //! [kernel]: docs::kernel
 //! [vfio]: docs::process#vfio
 //! [uring]: docs::process#io_uring

@@ -1,7 +1,8 @@
 //! Pages about the whole.
 //!
 //! * [`kernel`]: how a driver author adopts the core in a kernel module.
-//! * [`process`]: how a program uses it on its own memory, with VFIO, io_uring or a registration cache.
+//! * [`process`]: how a program uses it on its own memory, with VFIO, io_uring or a registration
+//!   cache.
 //! * [`protocol`]: flows, lock order, the rules with the place and the check of each.
 //! * [`scenarios`]: what the numbers of scenarios stand for, and the test of each.
 //! * [`orderings`]: every non-relaxed ordering, as numbered edges.

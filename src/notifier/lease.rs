@@ -46,7 +46,7 @@ impl<P: Platform> LeaseWord<P> {
 
     /// Opens the word with the initial lease and `more`. Called under the notifier's lock, after the pages are installed.
     pub(super) fn open(&self, more: usize) {
-        // ORDERING: publishes the installed pages; pairs with the acquire in `take`.
+        // ORDERING: publishes the installed pages; pairs with the acquire in `take` (E6).
         self.word.store(more.saturating_add(1), Store::Release);
     }
 
@@ -58,8 +58,8 @@ impl<P: Platform> LeaseWord<P> {
             if old & CLOSED != 0 || old & COUNT == 0 || old & COUNT >= MOST {
                 return false;
             }
-            // ORDERING: pairs with the release in `open`, directly or through the read-modify-writes since: the holder
-            // sees the pages.
+            // ORDERING: pairs with the release in `open` (E6), directly or through the
+            // read-modify-writes since: the holder sees the pages.
             match self.word.compare_exchange(old, old.wrapping_add(1), Rmw::Acquire, Load::Relaxed) {
                 Ok(_) => return true,
                 Err(now) => old = now,
@@ -69,8 +69,8 @@ impl<P: Platform> LeaseWord<P> {
 
     /// One less.
     pub(super) fn put(&self) -> Put {
-        // ORDERING: releases the holder's use of the pages; pairs with the acquire of whoever sees zero: `is_drained`,
-        // `quarantine`, or the load below.
+        // ORDERING: releases the holder's use of the pages; pairs with the acquire of the thread
+        // that sees zero: `is_drained` or `quarantine` (E7), or the load below (E8).
         let old = self.word.fetch_sub(1, Rmw::Release);
         if old & COUNT != 1 {
             return Put::Held;
@@ -78,7 +78,8 @@ impl<P: Platform> LeaseWord<P> {
         if old & QUARANTINED == 0 {
             return Put::Drained;
         }
-        // ORDERING: this thread finishes the cancel: it must see the other holders' releases. It reads zero, the end of
+        // ORDERING: this thread finishes the revocation (E8), so it must see the other holders'
+        // releases. It reads zero, the end of
         // their release sequence.
         self.word.load(Load::Acquire);
         Put::Finish
@@ -87,13 +88,14 @@ impl<P: Platform> LeaseWord<P> {
     /// Refuses new leases and drops the initial one. Called under the notifier's lock, by whoever makes it `Revoking`.
     pub(super) fn close(&self) {
         // One step for both: sets CLOSED, which was clear, and takes one from the count, which was at least one.
-        // ORDERING: none of its own: the pages are handed to the cancel by the notifier's lock and by `is_drained`.
+        // ORDERING: none of its own (E9): the pages go to the revocation by the notifier's lock and
+        // by `is_drained`.
         self.word.fetch_add(CLOSED.wrapping_sub(1), Rmw::Relaxed);
     }
 
     /// Whether every lease is gone, and their uses are visible.
     pub(super) fn is_drained(&self) -> bool {
-        // ORDERING: pairs with the release in `put`.
+        // ORDERING: pairs with the release in `put` (E7).
         self.word.load(Load::Acquire) & COUNT == 0
     }
 
@@ -103,8 +105,9 @@ impl<P: Platform> LeaseWord<P> {
         self.word.load(Load::Relaxed) & CLOSED != 0
     }
 
-    /// Leaves the rest of the cancel to the last lease, if there still is one. `false`: there is none, go on.
-    /// One step: between the look and the mark no lease can end unseen (rule 23).
+    /// Leaves the rest of the revocation to the last lease, if there still is one. Returns `false`
+    /// if there is none: the caller then continues. One step: between the look and the mark no
+    /// lease can end unseen ([rule 23](crate::docs::protocol#rule-23)).
     pub(super) fn quarantine(&self) -> bool {
         let mut old = self.word.load(Load::Relaxed);
         loop {
@@ -182,7 +185,8 @@ impl<T: Subscriber<P>, P: Platform> Holder<T, P> for &Ref<T, P> {
 /// A lease on a `Ready` object: while it lives the installed pages stay, and a revocation waits.
 ///
 /// Dropping it wakes that revocation; dropping the last lease of a quarantined object finishes the
-/// revocation, and may sleep. Forgetting it leaks the pages, nothing worse (rules 23 and 25).
+/// revocation, and may sleep. Forgetting it leaks the pages, nothing worse (rules
+/// [23](crate::docs::protocol#rule-23) and [25](crate::docs::protocol#rule-25)).
 ///
 /// `R` is `&Ref<T, P>` or `Ref<T, P>`.
 #[must_use = "the pages may be released as soon as the lease is dropped"]

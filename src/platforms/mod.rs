@@ -1,30 +1,31 @@
-//! The platforms that stay with the core. Each is behind an additive feature, so that they coexist in one
-//! build.
+//! The platforms that stay with the core. Each is behind an additive feature, so that they coexist
+//! in one build.
 //!
 //! | feature | module | what it is |
 //! |---|---|---|
 //! | `std` | `std` | threads, mutexes and condition variables of the standard library |
 //! | `loom` | `loom` | the model checker: every access is an explored step |
 //!
-//! [`native`], always there, has the machine's own atomics and cells for platforms of any kind. Others are
-//! packages of their own, on the public interface alone: `userptr-sim` has a platform that checks lock order
-//! and allocations, and a simulated address space; `userptr-linux` has the memory of a Linux process; the
-//! Linux kernel is in `kernel/` of the repository.
+//! [`native`], always there, has the machine's own atomics and cells for platforms of any kind.
+//! Others are packages of their own, on the public interface alone: `userptr-sim` has a platform
+//! that checks lock order and allocations, and a simulated address space; `userptr-linux` has the
+//! memory of a Linux process; the Linux kernel is in `kernel/` of the repository.
 //!
 //! # A platform of your own
 //! Three traits, in this order. `src/platforms/std` is the shortest example of the first,
 //! `crates/userptr-sim/src/space.rs` of the other two.
 //!
-//! 1. [`Platform`](crate::Platform): atomics and cells (those of [`native`], if nothing is to be tracked),
-//!    locks, waits, work, allocation. Where the platform has work queues of its own, implement
-//!    [`RawQueue`](crate::RawQueue) for a handle to one; otherwise take the
+//! 1. [`Platform`](crate::Platform): atomics and cells (those of [`native`], if nothing is to be
+//!    tracked), locks, waits, work, allocation. Where the platform has work queues of its own,
+//!    implement [`RawQueue`](crate::RawQueue) for a handle to one; otherwise take the
 //!    [`SharedQueue`](crate::SharedQueue) and give it threads.
-//! 2. [`AddressSpace`](crate::AddressSpace) and [`Users`](crate::Users): references, registration, pins. In
-//!    the callbacks of the registration call [`invalidate_start`](crate::Notifier::invalidate_start) and
+//! 2. [`AddressSpace`](crate::AddressSpace) and [`Users`](crate::Users): references, registration,
+//!    pins. In the callbacks of the registration call
+//!    [`invalidate_start`](crate::Notifier::invalidate_start) and
 //!    [`finish`](crate::notifier::PendingInvalidation::finish) before the page tables change,
 //!    [`invalidate_end`](crate::Notifier::invalidate_end) after they have, and
-//!    [`exit`](crate::Notifier::exit) when the address space ends. An address space that is notified after
-//!    the change also implements [`quiet`](crate::AddressSpace::quiet).
+//!    [`exit`](crate::Notifier::exit) when the address space ends. An address space that is
+//!    notified after the change also implements [`quiet`](crate::AddressSpace::quiet).
 //! 3. [`Device`](crate::Device), for each driver.
 //!
 //! # Contexts

@@ -48,7 +48,8 @@ pub struct Body<D: Device> {
     written: Word<D>,
     /// The content is not wanted any more (`MADV_DONTNEED` of the object).
     unwanted: Word<D>,
-    /// The error of a worker that failed, until an acquire reports it (rule 15).
+    /// The error of a worker that failed, until an acquire reports it
+    /// ([rule 15](crate::docs::protocol#rule-15)).
     pub(super) report: Word<D>,
     pub(super) pin: Work<Self, PlatformOf<D>, PIN>,
 }
@@ -157,7 +158,8 @@ impl<D: Device> Body<D> {
         self.attachment.range()
     }
 
-    /// Returns the number of pages. Never passes through 32 bits (rule 18).
+    /// Returns the number of pages. Never passes through 32 bits
+    /// ([rule 18](crate::docs::protocol#rule-18)).
     pub(super) fn page_count(&self) -> usize {
         self.range().pages(self.record.space().page_shift())
     }
