@@ -193,6 +193,10 @@ fn every_edge_is_on_the_page_and_in_the_sources() {
 
 #[test]
 fn every_model_scenario_and_subtest_that_a_page_names_exists() {
+    if !Path::new("crates").exists() {
+        println!("skipped: the published package has not all of the tests that the pages name");
+        return;
+    }
     let dirs = ["tests", "crates", "loom-tests", "miri-tests", "kernel/tests/user", "src"];
     let mut code = String::new();
     for path in all_files(&dirs, &["rs", "c"]) {
@@ -255,8 +259,8 @@ fn every_path_that_a_page_or_a_comment_names_exists() {
     let mut named = 0;
     let mut look = |from: &Path, text: &str| {
         for path in quoted(text).filter(|text| is_path(text)).flat_map(each_path) {
-            // The folder `kernel` is not in the published package.
-            if path.starts_with("kernel/") && !Path::new("kernel").exists() {
+            // The kernel's packages and the other ones are not in the published package.
+            if ["kernel", "crates"].iter().any(|dir| path.starts_with(dir) && !Path::new(dir).exists()) {
                 continue;
             }
             named += 1;

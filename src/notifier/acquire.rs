@@ -265,7 +265,7 @@ impl<P: Platform> Notifier<P> {
     /// one. Returns `false` if the object has pages or is being revoked. An object that is not at `from`
     /// any more has been moved already: nothing is left to do.
     ///
-    /// It takes no ticket: two moves at once would supersede each other's for ever.
+    /// It takes no ticket: two moves at once would supersede each other's forever.
     pub(crate) fn rehome<T: Subscriber<P>>(sub: &Ref<T, P>, from: &Self, switch: impl FnOnce()) -> bool {
         let attachment = sub.attachment();
         let moved = from.with(|core| {

@@ -254,7 +254,7 @@ impl<P: Platform> Notifier<P> {
 }
 
 /// An invalidation in progress: nothing attaches in its range until this is dropped. Forgetting it leaves
-/// the range closed for ever, nothing worse.
+/// the range closed forever, nothing worse.
 #[must_use = "the invalidation ends when this is dropped: change the mapping before"]
 pub struct Invalidation<'n, P: Platform> {
     notifier: &'n Notifier<P>,
@@ -294,7 +294,7 @@ struct Marked<P: Platform> {
 
 /// An invalidation after pass one. [`finish`](Self::finish) it, or drop it, which does the same.
 ///
-/// Forgetting it leaves its objects without an owner: later invalidations of them wait for ever, nothing
+/// Forgetting it leaves its objects without an owner: later invalidations of them wait forever, nothing
 /// worse.
 #[must_use = "nothing is released before `finish`"]
 pub struct PendingInvalidation<'n, P: Platform> {

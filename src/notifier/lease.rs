@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   bit 63 CLOSED        no new lease
-//!   bit 62 QUARANTINED   the cancel gave up waiting: whoever drops the last lease finishes it
+//!   bit 62 QUARANTINED   the revocation reached its deadline: the last lease finishes it
 //!   bits 61..0           leases, the initial one of the installed pages included
 //! ```
 
@@ -33,9 +33,9 @@ pub(super) struct LeaseWord<P: Platform> {
 pub(super) enum Put {
     /// Nothing.
     Held,
-    /// Wake the cancel.
+    /// Wake the revocation.
     Drained,
-    /// The cancel gave up: finish it.
+    /// The revocation reached its deadline: finish it.
     Finish,
 }
 
@@ -54,7 +54,8 @@ impl<P: Platform> LeaseWord<P> {
     pub(super) fn take(&self) -> bool {
         let mut old = self.word.load(Load::Relaxed);
         loop {
-            // `CLOSED`: without it two holders who take turns keep a cancel waiting for ever (scenario 79).
+            // `CLOSED`: without it two holders that take turns keep a
+            // revocation waiting forever (scenario 79).
             if old & CLOSED != 0 || old & COUNT == 0 || old & COUNT >= MOST {
                 return false;
             }
@@ -85,7 +86,8 @@ impl<P: Platform> LeaseWord<P> {
         Put::Finish
     }
 
-    /// Refuses new leases and drops the initial one. Called under the notifier's lock, by whoever makes it `Revoking`.
+    /// Refuses new leases and drops the initial one. Called under the notifier's
+    /// lock, by the thread that makes it `Revoking`.
     pub(super) fn close(&self) {
         // One step for both: sets CLOSED, which was clear, and takes one from the count, which was at least one.
         // ORDERING: none of its own (E9): the pages go to the revocation by the notifier's lock and
@@ -123,12 +125,13 @@ impl<P: Platform> LeaseWord<P> {
         }
     }
 
-    /// Whether the rest of a cancel was left to the last lease, which has not come to the notifier's lock yet. Under that lock.
+    /// Returns whether the rest of a revocation was left to the last lease, which has not reached the
+    /// notifier's lock yet. Called under that lock.
     pub(super) fn is_left_to_leases(&self) -> bool {
         self.word.load(Load::Relaxed) & QUARANTINED != 0
     }
 
-    /// As new. Called under the notifier's lock, after the cancel.
+    /// Resets the word. Called under the notifier's lock, after the revocation.
     pub(super) fn reset(&self) {
         self.word.store(CLOSED, Store::Relaxed);
     }

@@ -86,7 +86,7 @@ fn drain_and_release<P: Platform>(sub: &dyn Subscriber<P>, owner: Owner) -> Outc
 
 /// The sequence after the leases are gone.
 fn release<P: Platform>(sub: &dyn Subscriber<P>, owner: Owner) -> Outcome {
-    // If the driver unwinds, the object is quarantined as that of a lost device: nobody waits for ever.
+    // If the driver unwinds, the object is quarantined as that of a lost device: nobody waits forever.
     let unwound = Unwound { sub, owner };
     // SAFETY: the revocation is ours, and the leases are gone.
     let outcome = unsafe { sub.release(sub.attachment().time_left()) };

@@ -209,7 +209,7 @@ impl<D: Device> Body<D> {
         let Some(registration) = self.watched_registration() else { return Ok(()) };
         self.record.space().watch(registration, self.range())?;
         if self.watching.swap(1, Rmw::Relaxed) != 0 {
-            // One watch an object: the earlier one is given back after the new one stands.
+            // One watch an object: the earlier one is ended after the new one stands.
             // SAFETY: there were two, and one stays.
             unsafe { self.record.space().unwatch(registration, self.range()) };
         }
@@ -261,7 +261,7 @@ impl<'a, D: Device> Pinned<'a, D> {
         self.pages.as_ref().map_or(0, |pages| pages.len())
     }
 
-    /// Takes the pages out: whoever takes them must unpin them.
+    /// Takes the pages out: the caller must unpin them.
     pub(super) fn take(&mut self) -> Option<Pages<D::Space>> {
         self.pages.take()
     }
