@@ -52,6 +52,11 @@ pub trait AddressSpace: Sized + Send + Sync + 'static {
     type Users<'a>: Users<Space = Self>;
     /// A registration for notifications.
     type Registration: Send + Sync + 'static;
+    /// Memory of this address space that an object can own ([`Context::register_memory`]). [`NoMemory`]
+    /// where there is none: a kernel's user memory belongs to the process.
+    ///
+    /// [`Context::register_memory`]: crate::Context::register_memory
+    type Memory: OwnedMemory;
 
     /// How many threads the queue of the revocations must have, for an address space whose
     /// notifying thread may neither free memory nor wait for a device. Zero: revocations may run in
@@ -171,6 +176,28 @@ pub trait AddressSpace: Sized + Send + Sync + 'static {
 
     /// Returns the frame number of a page: consecutive numbers are contiguous for a device.
     fn frame(&self, page: Self::Page) -> usize;
+}
+
+/// Memory that belongs to a value: the safe way to register memory of the program's own.
+///
+/// # Safety
+/// [`range`](Self::range) is the same at every call. Until the value is dropped, the range is memory of the
+/// address space it is registered in, and nothing in the program relies on its bytes or has a reference to
+/// them: a device may read and write them at any moment.
+pub unsafe trait OwnedMemory: Send + Sync + 'static {
+    /// Returns the range, in bytes, inclusive.
+    fn range(&self) -> AddrRange;
+}
+
+/// For address spaces whose memory nobody in this program owns. There is no value of this type.
+#[derive(Clone, Copy, Debug)]
+pub enum NoMemory {}
+
+// SAFETY: there is no value of this type.
+unsafe impl OwnedMemory for NoMemory {
+    fn range(&self) -> AddrRange {
+        match *self {}
+    }
 }
 
 /// An address space whose memory is foreign to this program: no Rust reference of the program can

@@ -95,6 +95,8 @@ errors! {
     NotReadOnly = 19 "ENODEV" "this device cannot be kept from writing: leave `READ_ONLY` out, or set `Limits::read_only` in a driver that honours it";
     /// the address space cannot notify.
     NoNotifications = 19 "ENODEV" "this address space cannot report changes: only unsynchronised objects can be had";
+    /// a mapping in the range cannot be watched for changes.
+    Unwatchable = 19 "ENODEV" "a mapping in the range cannot be watched for changes: map it privately, or as a memfd";
     /// the caller lacks the privilege.
     Permission = 1 "EPERM" "unsynchronised objects need a privilege: drop `UNSYNCHRONIZED` or raise the privilege";
     /// more pages or more segments than the device can take.

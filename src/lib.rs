@@ -55,7 +55,7 @@ pub mod docs;
 #[cfg(feature = "std")]
 mod promises;
 
-pub use address_space::{AddressSpace, Current, ForeignMemory, Usage, Users};
+pub use address_space::{AddressSpace, Current, ForeignMemory, NoMemory, OwnedMemory, Usage, Users};
 pub use client::Client;
 pub use context::{Context, ContextBuilder, ContextStats};
 pub use device::{Device, Limits, PlatformOf, Prepare, QueueOf};

@@ -1,11 +1,11 @@
 //! Registration, with the reference's checks in the reference's order.
 
 use super::Context;
-use crate::address_space::{AddressSpace, ForeignMemory};
+use crate::address_space::{AddressSpace, ForeignMemory, OwnedMemory};
 use crate::device::Device;
-use crate::error::Error;
+use crate::error::{Error, Rejected};
 use crate::flags::Flags;
-use crate::mm::MmRegistry;
+use crate::mm::{MmRef, MmRegistry};
 use crate::range::AddrRange;
 use crate::userptr::UserPtr;
 
@@ -57,6 +57,26 @@ impl<D: Device> Context<D> {
         unsafe { self.register_unchecked(space, range, flags) }
     }
 
+    /// Registers memory of this program's own that the object owns from now on: it is dropped with the last
+    /// handle, after the device is off its pages. Its bytes are reached through
+    /// [`UserPtr::memory`].
+    ///
+    /// # Errors
+    /// As [`register`](Self::register), with the memory.
+    pub fn register_memory(
+        &self,
+        space: &D::Space,
+        memory: <D::Space as AddressSpace>::Memory,
+        flags: Flags,
+    ) -> Result<UserPtr<D>, Rejected<<D::Space as AddressSpace>::Memory>> {
+        let range = memory.range();
+        let record = match self.checked(space, range, flags) {
+            Ok(record) => record,
+            Err(error) => return Err(Rejected { value: memory, error }),
+        };
+        UserPtr::try_new_owning(self.clone(), record, range, flags, memory)
+    }
+
     /// As [`register`](Self::register), with the numbers as a caller of a system call gave them: also
     /// refuses, in the reference's order, an unknown flag ([`Error::UnknownFlag`]), a size of zero
     /// ([`Error::Empty`]) and a range that wraps ([`Error::Fault`]).
@@ -106,6 +126,12 @@ impl<D: Device> Context<D> {
         range: AddrRange,
         flags: Flags,
     ) -> Result<UserPtr<D>, Error> {
+        let record = self.checked(space, range, flags)?;
+        UserPtr::try_new(self.clone(), record, range, flags)
+    }
+
+    /// Checks a registration, and returns the record of the address space, watched if it has to be.
+    fn checked(&self, space: &D::Space, range: AddrRange, flags: Flags) -> Result<MmRef<D::Space>, Error> {
         let limits = self.limits();
         let shift = space.page_shift();
         if range.pages(shift) > limits.max_pages {
@@ -129,7 +155,7 @@ impl<D: Device> Context<D> {
         } else {
             record.notifier()?;
         }
-        UserPtr::try_new(self.clone(), record, range, flags)
+        Ok(record)
     }
 }
 

@@ -108,22 +108,24 @@ unsafe impl<T: ?Sized + RefCounted<P>, P: Platform> Send for Ref<T, P> {}
 unsafe impl<T: ?Sized + RefCounted<P>, P: Platform> Sync for Ref<T, P> {}
 
 impl<T: RefCounted<P>, P: Platform> Ref<T, P> {
+    /// Allocates room for an object: [`Room::fill`] cannot fail any more.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`].
+    pub(crate) fn reserve() -> Result<Room<T, P>, Error> {
+        let raw = P::alloc(Layout::new::<Inner<T, P>>()).ok_or(Error::NoMemory)?;
+        Ok(Room { raw: raw.cast(), _of: PhantomData })
+    }
+
     /// Allocates and initialises an object with a count of one.
     ///
     /// # Errors
     /// [`Error::NoMemory`], with the value, if the platform has no memory.
     pub fn try_new(value: T) -> Result<Self, Rejected<T>> {
-        let Some(raw) = P::alloc(Layout::new::<Inner<T, P>>()) else {
-            return Err(Rejected { value, error: Error::NoMemory });
-        };
-        let ptr = raw.cast::<Inner<T, P>>();
-        let inner = Inner { count: Refcount::new(), alive: <P::Cell<()> as Cell<()>>::new(()), value };
-        // SAFETY: `raw` is fresh, of the right layout, and nobody else knows it.
-        unsafe { ptr.write(inner) };
-        // SAFETY: the value is at its final address, is not shared yet, and was not initialised
-        // before.
-        unsafe { ptr.as_ref().value.init() };
-        Ok(Self { ptr, _owns: PhantomData })
+        match Self::reserve() {
+            Ok(room) => Ok(room.fill(value)),
+            Err(error) => Err(Rejected { value, error }),
+        }
     }
 
     /// Returns the pointer to the value, without dropping the reference. Pair with
@@ -152,6 +154,33 @@ impl<T: RefCounted<P>, P: Platform> Ref<T, P> {
         // SAFETY: `value` is the field of a live `Inner`, with provenance over all of it.
         let ptr = unsafe { NonNull::new_unchecked(value.byte_sub(offset).cast::<Inner<T, P>>().cast_mut()) };
         Self { ptr, _owns: PhantomData }
+    }
+}
+
+/// Room for an object that is not there yet.
+pub(crate) struct Room<T: RefCounted<P>, P: Platform> {
+    raw: NonNull<Inner<T, P>>,
+    _of: PhantomData<T>,
+}
+
+impl<T: RefCounted<P>, P: Platform> Room<T, P> {
+    /// Moves the object in and initialises it, with a count of one.
+    pub(crate) fn fill(self, value: T) -> Ref<T, P> {
+        let ptr = ManuallyDrop::new(self).raw;
+        let inner = Inner { count: Refcount::new(), alive: <P::Cell<()> as Cell<()>>::new(()), value };
+        // SAFETY: the room is fresh, of the right layout, and nobody else knows it.
+        unsafe { ptr.write(inner) };
+        // SAFETY: the value is at its final address, is not shared yet, and was not initialised
+        // before.
+        unsafe { ptr.as_ref().value.init() };
+        Ref { ptr, _owns: PhantomData }
+    }
+}
+
+impl<T: RefCounted<P>, P: Platform> Drop for Room<T, P> {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `reserve` with this layout, and not filled.
+        unsafe { P::dealloc(self.raw.cast(), Layout::new::<Inner<T, P>>()) };
     }
 }
 

@@ -68,6 +68,7 @@ impl<D: Device> UserPtr<D> {
         let ticket = match Notifier::attach(body) {
             Ok(ticket) => ticket,
             Err(AttachError::Ready) => return self.try_lease()?.ok_or(Error::Again),
+            Err(AttachError::Failed) => return Err(body.failure()),
             Err(error) => return Err(error.into()),
         };
         let acquiring = Acquiring::new(body, ticket);
@@ -88,7 +89,7 @@ impl<D: Device> UserPtr<D> {
             }
             Ok(None) => Err(worker::schedule(self, acquiring.leave())),
             Err(error) => {
-                acquiring.abandon(error.is_sticky());
+                acquiring.abandon_with(error.is_sticky(), || body.leave(error, false));
                 Err(error)
             }
         }
@@ -257,13 +258,8 @@ impl<'a, D: Device> Acquiring<'a, D> {
         let _ = ManuallyDrop::new(self);
     }
 
-    /// Gives the acquire up; a sticky failure is remembered.
-    pub(super) fn abandon(self, sticky: bool) {
-        let this = ManuallyDrop::new(self);
-        Notifier::abandon(this.body, this.ticket, sticky);
-    }
-
-    /// As [`abandon`](Self::abandon), and runs `report` if the ticket is current.
+    /// Gives the acquire up; a sticky failure is remembered. If the ticket is current, also runs `report`
+    /// under the notifier's lock.
     pub(super) fn abandon_with(self, sticky: bool, report: impl Fn()) {
         let this = ManuallyDrop::new(self);
         Notifier::abandon_with(this.body, this.ticket, sticky, report);

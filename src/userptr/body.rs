@@ -51,7 +51,11 @@ pub struct Body<D: Device> {
     /// The error of a worker that failed, until an acquire reports it
     /// ([rule 15](crate::docs::protocol#rule-15)).
     pub(super) report: Word<D>,
+    /// The error that sticks while the object is `Failed`; written under the notifier's lock.
+    failure: Word<D>,
     pub(super) pin: Work<Self, PlatformOf<D>, PIN>,
+    /// Dropped with the object, so after its pages are released.
+    pub(super) memory: Option<<D::Space as AddressSpace>::Memory>,
 }
 
 // SAFETY: `installed` is touched as the invariant says, and everything in it is `Send + Sync`.
@@ -150,7 +154,9 @@ impl<D: Device> Body<D> {
             written: AtomicUsize::new(0),
             unwanted: AtomicUsize::new(0),
             report: AtomicUsize::new(0),
+            failure: AtomicUsize::new(0),
             pin: Work::uninit(),
+            memory: None,
         }
     }
 
@@ -219,6 +225,23 @@ impl<D: Device> Body<D> {
     /// Returns the registration that changes of the range are reported to. `None`: unsynchronised.
     pub(super) fn watched_registration(&self) -> Option<&<D::Space as AddressSpace>::Registration> {
         if self.is_watched() { self.record.registration() } else { None }
+    }
+
+    /// Leaves the error of an acquire that is given up: one that sticks for everybody who finds the object
+    /// `Failed`, another, if `report`, for the next acquire. Runs under the notifier's lock, in the step that
+    /// gives the ticket up.
+    pub(super) fn leave(&self, error: Error, report: bool) {
+        // Relaxed: the lock orders it.
+        if error.is_sticky() {
+            self.failure.store(error.encode(), Store::Relaxed);
+        } else if report {
+            self.report.store(error.encode(), Store::Relaxed);
+        }
+    }
+
+    /// Returns the error of a `Failed` object.
+    pub(super) fn failure(&self) -> Error {
+        Error::decode(self.failure.load(Load::Relaxed)).unwrap_or(Error::Fault)
     }
 
     /// Returns the error that a worker left, once.

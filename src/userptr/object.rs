@@ -3,6 +3,7 @@
 use super::RETRIES;
 use super::body::Body;
 use super::lease::is_held_here;
+use crate::address_space::AddressSpace;
 use crate::context::Context;
 use crate::device::{Device, PlatformOf};
 use crate::error::{Error, Rejected};
@@ -34,10 +35,26 @@ impl<D: Device> UserPtr<D> {
         range: AddrRange,
         flags: Flags,
     ) -> Result<Self, Error> {
-        match Ref::try_new(Body::new(context, record, range, flags)) {
-            Ok(body) => Ok(Self { body }),
-            Err(Rejected { error, .. }) => Err(error),
-        }
+        let body = Ref::try_new(Body::new(context, record, range, flags))?;
+        Ok(Self { body })
+    }
+
+    /// As [`try_new`](Self::try_new), with memory that the object owns.
+    pub(crate) fn try_new_owning(
+        context: Context<D>,
+        record: MmRef<D::Space>,
+        range: AddrRange,
+        flags: Flags,
+        memory: <D::Space as AddressSpace>::Memory,
+    ) -> Result<Self, Rejected<<D::Space as AddressSpace>::Memory>> {
+        // Room for the object first: what is not made cannot lose the memory.
+        let room = match Ref::reserve() {
+            Ok(room) => room,
+            Err(error) => return Err(Rejected { value: memory, error }),
+        };
+        let mut body = Body::new(context, record, range, flags);
+        body.memory = Some(memory);
+        Ok(Self { body: room.fill(body) })
     }
 
     pub(super) fn body(&self) -> &Ref<Body<D>, PlatformOf<D>> {
@@ -48,6 +65,13 @@ impl<D: Device> UserPtr<D> {
     #[must_use]
     pub fn range(&self) -> AddrRange {
         self.body.range()
+    }
+
+    /// Returns the memory that it owns, if it was made by
+    /// [`register_memory`](Context::register_memory).
+    #[must_use]
+    pub fn memory(&self) -> Option<&<D::Space as AddressSpace>::Memory> {
+        self.body.memory.as_ref()
     }
 
     /// Returns the flags it was created with.

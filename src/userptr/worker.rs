@@ -13,7 +13,7 @@ use crate::device::{Device, PlatformOf};
 use crate::error::Error;
 use crate::has_work;
 use crate::notifier::{Notifier, Ticket};
-use crate::platform::{AtomicUsize, RawQueue, Store};
+use crate::platform::RawQueue;
 use crate::range::AddrRange;
 use crate::refcount::Ref;
 use crate::work::{HasWork, Work, enqueue, is_pending};
@@ -43,15 +43,10 @@ unsafe impl<D: Device> HasWork<PlatformOf<D>, PIN> for Body<D> {
             match pin(&this, ticket) {
                 Ok(()) => acquiring.served(),
                 Err(error) => {
-                    let sticky = error.is_sticky();
                     // Only the newest ticket reports; a superseded worker has nothing to say (scenario 28).
                     // In one step with giving the ticket up: stored later, it could come after the next
                     // worker's success, and be reported for that.
-                    acquiring.abandon_with(sticky, || {
-                        if !sticky {
-                            this.report.store(error.encode(), Store::Relaxed);
-                        }
-                    });
+                    acquiring.abandon_with(error.is_sticky(), || this.leave(error, true));
                 }
             }
         }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use userptr::platform::{AtomicUsize as _, Load, LockClass, Platform, SpinLock, Store, WaitQueue};
 use userptr::{
     AddrRange, AddressSpace, Blockable, Buffer, Context, Current, Device, Error, ForeignMemory, Limits,
-    MmRegistry, Notifier, Outcome, Prepare, RawQueue, Ref, Usage, UserPtr, Users,
+    MmRegistry, NoMemory, Notifier, Outcome, Prepare, RawQueue, Ref, Usage, UserPtr, Users,
 };
 
 pub type Object<P> = UserPtr<Engine<P>>;
@@ -157,6 +157,7 @@ impl<P: Platform> AddressSpace for Space<P> {
     type Page = usize;
     type Users<'a> = InUse<P>;
     type Registration = Home<P>;
+    type Memory = NoMemory;
 
     fn id(&self) -> usize {
         1

@@ -21,7 +21,7 @@
 //! The thread that makes the change waits until the monitor has **read** the message; it does not wait for what the
 //! monitor does then.
 //!
-//! Not told, so that the caller of these must say it with [`Notifier::invalidate_start`](userptr::Notifier::invalidate_start):
+//! Not told, so that the caller of these must say it with [`Notifier::invalidate`](userptr::Notifier::invalidate):
 //! `fallocate(PUNCH_HOLE)` and `ftruncate` on the file behind a mapping, `MADV_GUARD_INSTALL`, `shmdt`, `shmat(SHM_REMAP)`,
 //! `mprotect`. A write to private memory after `fork` may move the *parent's* page: pin after the fork, or not at all across it.
 //!
@@ -66,8 +66,8 @@
 //!
 //! # Rules for the user
 //! * One [`Linux`] per process, shared with [`grab`](userptr::AddressSpace::grab): the kernel lets a range be watched once.
-//! * The notifier needs a queue for its cancels ([`Queues::cancels`](userptr::Queues); without one a registration is refused with
-//!   `EINVAL`), with two threads at least in strict mode.
+//! * A context needs a queue for its revocations, with two threads: [`spawn`](userptr::ContextBuilder::spawn) starts them, and a
+//!   context without the queue cannot be made.
 //! * Every watched range is a mapping of its own: `vm.max_map_count` limits them.
 //! * A forked child gets `EFAULT`. The child keeps the parent's descriptor open until it calls `exec`: therefore everything is
 //!   unregistered before a descriptor is closed, or the parent's next `munmap` would wait for ever.
@@ -78,7 +78,9 @@ compile_error!(
 );
 
 mod coverage;
+pub mod docs;
 mod grace;
+mod memory;
 mod monitor;
 mod owner;
 mod pagemap;
@@ -92,9 +94,10 @@ pub mod uring;
 #[cfg(feature = "vfio")]
 pub mod vfio;
 
-pub use monitor::MOST_NOTIFIERS;
+pub use memory::{Memory, OutOfRange};
+pub use monitor::MAX_NOTIFIERS;
 pub use refusal::{Facility, Refusal};
-pub use regions::MOST_REGIONS;
+pub use regions::MAX_REGIONS;
 pub use space::{LinuxUsers, Registration};
 
 #[cfg_attr(not(feature = "uring"), allow(unused_imports, reason = "for the devices of this host"))]
@@ -291,12 +294,18 @@ impl Linux {
         }
     }
 
-    /// Watches the pages of a range once more; the typed cause behind the error that an acquire gives. Undone by
-    /// [`stop_watching`](Self::stop_watching).
+    /// Watches the pages of a range until the guard is dropped, as an acquire does: to learn the cause behind an acquire's error, or
+    /// to keep a range watched while objects come and go.
     ///
     /// # Errors
     /// [`Refusal`], with the cause; nothing is watched by this call then.
-    pub fn start_watching(&self, range: AddrRange) -> Result<(), Refusal> {
+    pub fn watch_range(&self, range: AddrRange) -> Result<Watched, Refusal> {
+        self.start_watching(range)?;
+        Ok(Watched { space: self.clone(), range })
+    }
+
+    /// Watches the pages of a range once more. Undone by [`stop_watching`](Self::stop_watching).
+    pub(crate) fn start_watching(&self, range: AddrRange) -> Result<(), Refusal> {
         let shared = &self.space.shared;
         if !shared.owner.is_me() {
             return Err(Refusal::Forked);
@@ -320,7 +329,7 @@ impl Linux {
     }
 
     /// One watch of the range less.
-    pub fn stop_watching(&self, range: AddrRange) {
+    pub(crate) fn stop_watching(&self, range: AddrRange) {
         let shared = &self.space.shared;
         if !shared.owner.is_me() {
             // The descriptor would act on the parent's memory.
@@ -346,6 +355,20 @@ impl Linux {
     fn whole_pages(&self, range: AddrRange) -> AddrRange {
         let low = 1_usize.wrapping_shl(self.space.shift).wrapping_sub(1);
         AddrRange::inclusive(range.start() & !low, range.last() | low).unwrap_or(range)
+    }
+}
+
+/// A watched range. Dropping it takes the watch back; forgetting it leaves the range watched, nothing worse.
+#[derive(Debug)]
+#[must_use = "the range is watched until this is dropped"]
+pub struct Watched {
+    space: Linux,
+    range: AddrRange,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.space.stop_watching(self.range);
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::grace::Graces;
 use super::pagemap::{Mark, Progress};
-use super::regions::{Held, MOST_REGIONS, PollSet};
+use super::regions::{Held, MAX_REGIONS, PollSet};
 use super::uffd::{Event, Events, Probe};
 use super::{Shared, Watch, threads};
 use core::sync::atomic::{AtomicU64, Ordering, fence};
@@ -14,12 +14,12 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
 use userptr::AddrRange;
 use userptr::Error;
-use userptr::notifier::{Blockable, Notifier, Stopping};
+use userptr::notifier::{Blockable, Notifier, PendingInvalidation};
 use userptr::platforms::std::Std;
 use userptr::refcount::Ref;
 
 /// The most registrations, and so devices with a notifier of their own, on one address space.
-pub const MOST_NOTIFIERS: usize = 8;
+pub const MAX_NOTIFIERS: usize = 8;
 /// How long a registration waits for a place. Records of address spaces are freed by a work item, so that of a released one may still
 /// be registered when the next one comes.
 const VACANCY: Duration = Duration::from_secs(1);
@@ -31,13 +31,13 @@ type Slot = Option<Ref<Notifier<Std>, Std>>;
 /// Who is told, and which discards are still in their grace.
 #[derive(Debug)]
 pub(super) struct Told {
-    notifiers: [Slot; MOST_NOTIFIERS],
+    notifiers: [Slot; MAX_NOTIFIERS],
     graces: Graces,
 }
 
 impl Told {
     pub(super) fn new() -> Self {
-        Self { notifiers: [const { None }; MOST_NOTIFIERS], graces: Graces::new() }
+        Self { notifiers: [const { None }; MAX_NOTIFIERS], graces: Graces::new() }
     }
 
     /// A new listener, who is told of the discards in their grace, too.
@@ -56,24 +56,27 @@ impl Told {
 
     /// Opens a window and closes every lease in it; the cancels are queued. All devices are told before any cancel runs (rule 24).
     fn begin(&self, range: AddrRange) {
-        let mut stopping: [Option<Stopping<'_, Std>>; MOST_NOTIFIERS] = [const { None }; MOST_NOTIFIERS];
+        let mut stopping: [Option<PendingInvalidation<'_, Std>>; MAX_NOTIFIERS] =
+            [const { None }; MAX_NOTIFIERS];
         for (slot, notifier) in stopping.iter_mut().zip(self.all()) {
             // Never refused: it is blockable.
-            *slot = notifier.begin(range, Blockable::Yes).ok();
+            *slot = notifier.invalidate_start(range, Blockable::Yes).ok();
         }
-        stopping.into_iter().flatten().for_each(Stopping::let_go);
+        stopping.into_iter().flatten().for_each(PendingInvalidation::finish_without_waiting);
     }
 
     fn end(&self, range: AddrRange) {
-        self.all().for_each(|notifier| notifier.invalidate_end(range));
+        // SAFETY: `begin` opened this window, or `add` did for a notifier that came later; it is ended once.
+        self.all().for_each(|notifier| unsafe { notifier.invalidate_end(range) });
     }
 
     /// Whether nothing in the range has pages any more. Waits for nothing.
     fn is_clear(&self, range: AddrRange) -> bool {
-        self.all().all(|notifier| match notifier.begin(range, Blockable::No) {
+        self.all().all(|notifier| match notifier.invalidate_start(range, Blockable::No) {
             Ok(stopping) => {
-                stopping.let_go();
-                notifier.invalidate_end(range);
+                stopping.finish_without_waiting();
+                // SAFETY: opened one line above.
+                unsafe { notifier.invalidate_end(range) };
                 true
             }
             Err(_) => false,
@@ -143,7 +146,7 @@ impl Shared {
     pub(super) fn run(&self) {
         let mut set = PollSet::new(self.stop.raw());
         let mut events = Events::new();
-        let mut held: [Option<Held>; MOST_REGIONS] = [const { None }; MOST_REGIONS];
+        let mut held: [Option<Held>; MAX_REGIONS] = [const { None }; MAX_REGIONS];
         loop {
             let timeout = self.timeout(&held);
             self.watch.fill(&mut set, &held);

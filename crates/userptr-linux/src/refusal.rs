@@ -41,6 +41,9 @@ pub enum Refusal {
     Claimed,
     /// Nothing is mapped in the range, or a part of it is not (`EFAULT`).
     Unmapped,
+    /// The kernel does not pin the range for the device (`EFAULT`): a part of it is not mapped, read-only, or shared with a file
+    /// on disk.
+    Unpinnable,
     /// A mapping in the range cannot be watched: without `UFFD_FEATURE_WP_ASYNC` that is every file and every SysV segment,
     /// with it, a shared mapping of a file that was opened for reading only.
     Unwatchable,
@@ -118,6 +121,9 @@ impl fmt::Display for Refusal {
                 f.write_str("another userfaultfd watches the range (EBUSY): share one Linux per process")
             }
             Self::Unmapped => f.write_str("the range is not mapped (EFAULT)"),
+            Self::Unpinnable => f.write_str(
+                "the kernel does not pin this range for writing (EFAULT): it is not mapped, read-only, or shared with a file on disk",
+            ),
             Self::Unwatchable => {
                 f.write_str("a mapping in the range cannot be watched: map it privately or as memfd")
             }
@@ -135,22 +141,22 @@ impl core::error::Error for Refusal {}
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Missing(_)
-            | Refusal::Features(_)
-            | Refusal::Unwatchable
-            | Refusal::LargePages(_)
-            | Refusal::ReadOnlyPages => Self::NoDevice,
+            Refusal::Missing(_) | Refusal::Features(_) | Refusal::LargePages(_) | Refusal::ReadOnlyPages => {
+                Self::NoDevice
+            }
+            Refusal::Unwatchable => Self::Unwatchable,
             Refusal::Stuck(_) => Self::DeviceLost,
             Refusal::Seccomp(_) | Refusal::Denied(_) => Self::Permission,
-            Refusal::Descriptors
-            | Refusal::LockedMemory(_)
-            | Refusal::Mappings
-            | Refusal::DmaEntries
-            | Refusal::Iova(_)
-            | Refusal::Threads
-            | Refusal::Table(_) => Self::Limit,
-            Refusal::Claimed => Self::Busy,
-            Refusal::Unmapped | Refusal::Forked => Self::Fault,
+            Refusal::Descriptors => Self::Descriptors,
+            Refusal::LockedMemory(_) => Self::LockedMemory,
+            Refusal::Mappings => Self::Mappings,
+            Refusal::Threads => Self::Threads,
+            Refusal::Table(_) => Self::Slots,
+            Refusal::DmaEntries | Refusal::Iova(_) => Self::Limit,
+            Refusal::Claimed => Self::Claimed,
+            Refusal::Unmapped => Self::Fault,
+            Refusal::Unpinnable => Self::Unpinnable,
+            Refusal::Forked => Self::OtherSpace,
             Refusal::Memory => Self::NoMemory,
             Refusal::Errno(libc::EINTR) => Self::Interrupted,
             Refusal::Errno(libc::EAGAIN) => Self::Again,

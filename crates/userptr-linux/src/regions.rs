@@ -12,7 +12,7 @@ use std::time::Instant;
 use userptr::AddrRange;
 
 /// The most regions in strict mode.
-pub const MOST_REGIONS: usize = 64;
+pub const MAX_REGIONS: usize = 64;
 
 /// A watched range with a descriptor of its own, so that a message waiting there names the region before it is read.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub(super) struct Held {
 
 #[derive(Debug)]
 struct Table {
-    slots: [Option<Region>; MOST_REGIONS],
+    slots: [Option<Region>; MAX_REGIONS],
     serial: u64,
 }
 
@@ -59,7 +59,7 @@ pub(super) struct Regions {
 
 impl Regions {
     pub(super) fn new() -> Self {
-        Self { table: Mutex::new(Table { slots: [const { None }; MOST_REGIONS], serial: 0 }) }
+        Self { table: Mutex::new(Table { slots: [const { None }; MAX_REGIONS], serial: 0 }) }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -86,7 +86,7 @@ impl Regions {
             }
             uffd.register_whole(range)?;
             let slot =
-                table.slots.iter_mut().find(|slot| slot.is_none()).ok_or(Refusal::Table(MOST_REGIONS))?;
+                table.slots.iter_mut().find(|slot| slot.is_none()).ok_or(Refusal::Table(MAX_REGIONS))?;
             table.serial = table.serial.wrapping_add(1);
             *slot = Some(Region { uffd, range, serial: table.serial, watchers: 1 });
         }
@@ -112,7 +112,7 @@ impl Regions {
     pub(super) fn each(
         &self,
         set: &PollSet,
-        held: &mut [Option<Held>; MOST_REGIONS],
+        held: &mut [Option<Held>; MAX_REGIONS],
         mut f: impl FnMut(&Region, &mut Option<Held>),
     ) {
         let table = self.table();
@@ -193,8 +193,8 @@ impl Watch {
 
 /// The descriptors that the monitor waits for.
 pub(super) struct PollSet {
-    fds: [libc::pollfd; MOST_REGIONS + 1],
-    keys: [(usize, u64); MOST_REGIONS + 1],
+    fds: [libc::pollfd; MAX_REGIONS + 1],
+    keys: [(usize, u64); MAX_REGIONS + 1],
     len: usize,
 }
 
@@ -202,7 +202,7 @@ impl PollSet {
     /// Waits for `stop` in any case.
     pub(super) fn new(stop: RawFd) -> Self {
         let blank = libc::pollfd { fd: stop, events: libc::POLLIN, revents: 0 };
-        Self { fds: [blank; MOST_REGIONS + 1], keys: [(0, 0); MOST_REGIONS + 1], len: 1 }
+        Self { fds: [blank; MAX_REGIONS + 1], keys: [(0, 0); MAX_REGIONS + 1], len: 1 }
     }
 
     fn clear(&mut self) {

@@ -1,11 +1,11 @@
 //! [`Linux`] as the core sees it.
 
 use super::owner::capable;
-use super::{Linux, Watch};
+use super::{Linux, Memory, Watch};
 use std::sync::Arc;
 use userptr::AddrRange;
 use userptr::Error;
-use userptr::address_space::{AddressSpace, Caller, Pages, Usage, Users};
+use userptr::address_space::{AddressSpace, Current, Pages, Usage, Users};
 use userptr::notifier::Notifier;
 use userptr::platforms::std::Std;
 use userptr::refcount::Ref;
@@ -28,6 +28,10 @@ impl AddressSpace for Linux {
     type Page = usize;
     type Users<'a> = LinuxUsers<'a>;
     type Registration = Registration;
+    type Memory = Memory;
+
+    /// One for the revocation that waits for a device, and one for the others meanwhile.
+    const REVOKE_THREADS: usize = 2;
 
     fn id(&self) -> usize {
         Arc::as_ptr(&self.space).addr()
@@ -41,8 +45,8 @@ impl AddressSpace for Linux {
         self.space.shared.owner.is_me().then_some(LinuxUsers(self))
     }
 
-    fn caller(&self) -> Caller {
-        if self.space.shared.owner.is_me() { Caller::Owner } else { Caller::Stranger }
+    fn current(&self) -> Current {
+        if self.space.shared.owner.is_me() { Current::This } else { Current::Other }
     }
 
     fn page_shift(&self) -> u32 {
@@ -64,17 +68,17 @@ impl AddressSpace for Linux {
 
     fn register(&self, notifier: Ref<Notifier<Std>, Std>) -> Result<Registration, Error> {
         if !self.space.shared.owner.is_me() {
-            return Err(Error::Fault);
+            return Err(Error::OtherSpace);
         }
         if !notifier.has_queue() {
-            // Its cancels would free memory and wait for devices in the monitor's thread.
-            return Err(Error::Invalid);
+            // Its revocations would free memory and wait for devices in the monitor's thread.
+            return Err(Error::QueueMissing);
         }
         // Nothing is watched for it yet, so no window can be missed.
         self.space.shared.add(notifier).map(Registration)
     }
 
-    fn unregister(&self, registration: Registration) {
+    unsafe fn unregister(&self, registration: Registration) {
         self.space.shared.remove(registration.0);
     }
 
@@ -82,7 +86,7 @@ impl AddressSpace for Linux {
         Ok(self.start_watching(range)?)
     }
 
-    fn unwatch(&self, _registration: &Registration, range: AddrRange) {
+    unsafe fn unwatch(&self, _registration: &Registration, range: AddrRange) {
         self.stop_watching(range);
     }
 
@@ -104,7 +108,7 @@ impl AddressSpace for Linux {
         list(range, self.space.shift, out)
     }
 
-    fn unpin(&self, _pages: &[usize], _usage: Usage) {
+    unsafe fn unpin(&self, _pages: &[usize], _usage: Usage) {
         // The device's registration is the pin, and it was taken away by `Device::unmap`. The kernel has marked dirty what the
         // device wrote.
     }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::vec::Vec;
 use userptr::AddrRange;
 use userptr::Error;
-use userptr::address_space::{AddressSpace, Current, ForeignMemory, Pages, Usage, Users};
+use userptr::address_space::{AddressSpace, Current, ForeignMemory, NoMemory, Pages, Usage, Users};
 use userptr::device::{Device, Limits, Prepare};
 use userptr::notifier::{Blockable, Notifier, Outcome};
 use userptr::platform::Platform;
@@ -71,6 +71,7 @@ impl<P: Platform> AddressSpace for Space<P> {
     type Page = UserPage;
     type Users<'a> = SpaceUsers<P>;
     type Registration = Arc<Subscription>;
+    type Memory = NoMemory;
 
     fn id(&self) -> usize {
         self.record.id()

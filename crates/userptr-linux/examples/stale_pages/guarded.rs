@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::time::{Duration, Instant};
-use userptr::platforms::std::{Std, Workers};
-use userptr::{Context, Error, Queues, Ref, UserPtr, UserPtrRef};
+use userptr::platforms::std::Running;
+use userptr::{AddrRange, Context, Error, Flags, UserPtr};
 use userptr_linux::uring::{self, Direction, Op, Setup, Uring};
 use userptr_linux::{Linux, Options};
 
@@ -14,28 +14,24 @@ use userptr_linux::{Linux, Options};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Guarded {
-    // Dropped in this order: objects, context, address space, and the threads that serve them last.
-    objects: HashMap<Range, UserPtrRef<Uring>>,
-    context: Ref<Context<Uring>, Std>,
+    objects: HashMap<Range, UserPtr<Uring>>,
+    context: Running<Uring>,
     space: Linux,
-    _workers: [Workers<Std>; 3],
 }
 
 impl Guarded {
     pub(crate) fn open(options: Options) -> Result<Self, String> {
         let space = Linux::with(options).map_err(|why| why.to_string())?;
         let ring = Uring::open(Setup::default()).map_err(|why| why.to_string())?;
-        let start = |name, n| Workers::<Std>::start(name, n).map_err(|why| why.to_string());
-        let workers = [start("pins", 1)?, start("cancels", 2)?, start("frees", 1)?];
-        let [pins, cancels, frees] = workers.each_ref().map(|workers| workers.queue().clone());
-        let queues = Queues { pins, cancels: Some(cancels), frees };
-        let context = Context::try_new(ring, queues).map_err(|(_, why)| why.to_string())?;
-        Ok(Self { objects: HashMap::new(), context, space, _workers: workers })
+        let context = Context::builder(ring).spawn().map_err(|why| why.to_string())?;
+        Ok(Self { objects: HashMap::new(), context, space })
     }
 
-    fn object(&mut self, buffer: Range) -> Result<&UserPtrRef<Uring>, Error> {
+    fn object(&mut self, buffer: Range) -> Result<&UserPtr<Uring>, Error> {
         if !self.objects.contains_key(&buffer) {
-            let object = Context::create(&self.context, &self.space, buffer.address, buffer.bytes, 0)?;
+            let range = AddrRange::new(buffer.address, buffer.bytes)?;
+            // SAFETY: the buffers are mapped by system calls of this program, and looked at by such, too.
+            let object = unsafe { self.context.register_unchecked(&self.space, range, Flags::NONE) }?;
             self.objects.insert(buffer, object);
         }
         self.objects.get(&buffer).ok_or(Error::NoEntry)
@@ -49,7 +45,7 @@ fn failed(error: Error) -> io::Error {
 impl Cache for Guarded {
     fn run(&mut self, buffer: Range, part: Part, way: Way, file: &File) -> io::Result<usize> {
         let refusal = |context: &Context<Uring>, error: Error| match context.device().refusal() {
-            Some(why) if error == Error::Limit => io::Error::other(why),
+            Some(why) if error.errno() == Error::Limit.errno() => io::Error::other(why),
             _ => failed(error),
         };
         let context = self.context.clone();
@@ -64,7 +60,7 @@ impl Cache for Guarded {
         );
         let part = uring::Part { offset: part.offset, bytes: part.bytes, at: 0 };
         loop {
-            match UserPtr::acquire(&object) {
+            match object.acquire() {
                 Ok(lease) => match Uring::start(&lease, direction, part, file).and_then(Op::wait) {
                     // Revoked between the lease and the request.
                     Err(why) if why.raw_os_error() == Some(libc::ECANCELED) && Instant::now() < deadline => {}
@@ -73,7 +69,7 @@ impl Cache for Guarded {
                 Err(Error::Busy | Error::Again) if Instant::now() < deadline => {}
                 Err(error) => {
                     // Nothing tells of new memory at an address that was empty: look again next time.
-                    UserPtr::reset(&object);
+                    object.reset();
                     return Err(refusal(&context, error));
                 }
             }

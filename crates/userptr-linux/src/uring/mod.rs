@@ -17,7 +17,7 @@
 //! allocated.
 //!
 //! # What the kernel refuses
-//! Read-only mappings, holes, shared mappings of files on disk (`EFAULT`); more than 1 GiB in one buffer (`E2BIG`); more than
+//! Read-only mappings, holes, shared mappings of files on disk (`EFAULT`); more than 1 GiB in one buffer (`E2BIG`, at registration); more than
 //! `RLIMIT_MEMLOCK` without `CAP_IPC_LOCK` (`ENOSPC`; whole folios are charged). [`Uring::refusal`] tells the cause.
 
 mod op;
@@ -36,17 +36,16 @@ use table::{Phase, Table};
 use userptr::Error;
 use userptr::device::{Device, Limits, Prepare};
 use userptr::notifier::Outcome;
-use userptr::pages::SgLimits;
 
 /// The largest fixed buffer, in bytes.
-pub const MOST_BYTES: usize = 1 << 30;
+pub const MAX_BYTES: usize = 1 << 30;
 /// The most buffers in one table.
-pub const MOST_SLOTS: u16 = 1 << 14;
+pub const MAX_SLOTS: u16 = 1 << 14;
 
 /// How to set a ring up.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
-    /// The number of buffers, at most [`MOST_SLOTS`].
+    /// The number of buffers, at most [`MAX_SLOTS`].
     pub slots: u16,
     /// The number of requests in flight, at most 4,096.
     pub requests: u16,
@@ -90,7 +89,7 @@ impl Uring {
     /// # Errors
     /// [`Refusal`], with the cause.
     pub fn open(setup: Setup) -> Result<Self, Refusal> {
-        let (slots, requests) = (setup.slots.clamp(1, MOST_SLOTS), setup.requests.clamp(1, 4096));
+        let (slots, requests) = (setup.slots.clamp(1, MAX_SLOTS), setup.requests.clamp(1, 4096));
         let table = Table::new(slots, requests)?;
         let shared = Arc::new(Shared::open(table, slots, requests)?);
         let thread = {
@@ -124,23 +123,18 @@ impl Device for Uring {
     type Map = Slot;
 
     fn limits(&self) -> Limits {
-        Limits {
-            pages: usize::MAX,
-            sg: SgLimits::NONE,
-            // The kernel pins every fixed buffer for writing.
-            read_only: false,
-            deadline: self.deadline,
-            ..Limits::default()
-        }
+        // The kernel pins every fixed buffer for writing, so read-only stays off.
+        let pages = MAX_BYTES.checked_div(self.shared.page).unwrap_or(0);
+        Limits::default().max_pages(pages).deadline(self.deadline)
     }
 
     fn prepare(&self, what: Prepare<'_, Linux>) -> Result<Slot, Error> {
         if !self.shared.owner.is_me() {
-            return Err(Error::Fault);
+            return Err(Error::OtherSpace);
         }
         let page = self.shared.page;
         let bytes =
-            what.pages.len().checked_mul(page).filter(|bytes| *bytes <= MOST_BYTES).ok_or(Error::TooBig)?;
+            what.pages.len().checked_mul(page).filter(|bytes| *bytes <= MAX_BYTES).ok_or(Error::TooBig)?;
         let slot = self.shared.table().take_slot();
         let Some((index, serial)) = slot else {
             return Err(self.refuse(Refusal::Table(self.shared.table().slots())));
@@ -148,7 +142,7 @@ impl Device for Uring {
         if let Err(errno) = self.shared.fill(index, serial, what.address, bytes) {
             self.shared.table().free_slot(index, serial);
             return Err(match errno {
-                libc::EFAULT | libc::EOPNOTSUPP => self.refuse(Refusal::Unmapped),
+                libc::EFAULT | libc::EOPNOTSUPP => self.refuse(Refusal::Unpinnable),
                 libc::ENOMEM => self.refuse(Refusal::of_pinning()),
                 errno => self.refuse(Refusal::Errno(errno)),
             });

@@ -3,13 +3,12 @@
 use super::ring::Shared;
 use super::table::Ask;
 use super::{Slot, Uring};
-use core::borrow::Borrow;
 use core::fmt;
 use core::time::Duration;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use userptr::userptr::{LeaseOf, UserPtrRef};
+use userptr::userptr::{Handle, LeaseOf};
 
 /// Which way the bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +47,7 @@ impl Uring {
     /// `EINVAL`: the part is not inside the buffer, or longer than 2 GiB. `EAGAIN`: all requests are in flight. `EFAULT`: a forked
     /// child. `EIO`: the ring is lost. `ECANCELED`, as the request's result: an invalidation has begun since the lease was taken
     /// ([`LeaseOf::is_revoked`]): drop the lease and acquire again.
-    pub fn start<R: Borrow<UserPtrRef<Self>>>(
+    pub fn start<R: Handle<Self>>(
         lease: &LeaseOf<Self, R>,
         direction: Direction,
         part: Part,
@@ -59,7 +58,7 @@ impl Uring {
         if !shared.owner.is_me() {
             return failed(libc::EFAULT);
         }
-        let ask = lease.with(|mapped| ask(mapped.map, direction, part, file.as_fd().as_raw_fd()));
+        let ask = ask(lease.map(), direction, part, file.as_fd().as_raw_fd());
         let Some(ask) = ask else { return failed(libc::EINVAL) };
         if direction == Direction::FromFile {
             lease.mark_written();
@@ -81,11 +80,7 @@ impl Uring {
     ///
     /// # Errors
     /// As [`start`](Self::start), and those of the request itself. `ECANCELED`: as there.
-    pub fn read<R: Borrow<UserPtrRef<Self>>>(
-        lease: &LeaseOf<Self, R>,
-        part: Part,
-        file: impl AsFd,
-    ) -> io::Result<usize> {
+    pub fn read<R: Handle<Self>>(lease: &LeaseOf<Self, R>, part: Part, file: impl AsFd) -> io::Result<usize> {
         Self::start(lease, Direction::FromFile, part, file)?.wait()
     }
 
@@ -93,7 +88,7 @@ impl Uring {
     ///
     /// # Errors
     /// As [`read`](Self::read).
-    pub fn write<R: Borrow<UserPtrRef<Self>>>(
+    pub fn write<R: Handle<Self>>(
         lease: &LeaseOf<Self, R>,
         part: Part,
         file: impl AsFd,

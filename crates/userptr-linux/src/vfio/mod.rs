@@ -64,7 +64,7 @@
 //! # Rules for the user
 //! * Open [`Vfio`] when the container has its devices and its IOMMU: each device may take away from the ranges.
 //! * A lease is held until the driver's own books have the command: until [`Quiesce`] waits for it.
-//! * Strict mode watches [64 ranges](crate::MOST_REGIONS). In the default mode `munmap` returns at once; the old pages stay
+//! * Strict mode watches [64 ranges](crate::MAX_REGIONS). In the default mode `munmap` returns at once; the old pages stay
 //!   pinned and mapped until the hardware is done, and nobody is given a lease on them.
 //! * A forked child inherits neither the mappings nor the right to take them away. If it inherits the container's descriptor, the kernel
 //!   keeps the mappings after the parent's death; Rust's descriptors are close-on-exec.
@@ -89,7 +89,6 @@ use std::sync::Arc;
 use userptr::Error;
 use userptr::device::{Device, Limits, Prepare};
 use userptr::notifier::Outcome;
-use userptr::pages::SgLimits;
 
 /// How a driver stops its hardware.
 ///
@@ -283,22 +282,16 @@ impl<Q: Quiesce, C: Container> Device for Vfio<Q, C> {
     type Map = Mapping<C>;
 
     fn limits(&self) -> Limits {
-        Limits {
-            pages: usize::MAX,
-            sg: SgLimits::NONE,
-            read_only: true,
-            deadline: self.setup.deadline,
-            ..Limits::default()
-        }
+        Limits::default().max_pages(usize::MAX).read_only(true).deadline(self.setup.deadline)
     }
 
     fn prepare(&self, what: Prepare<'_, Linux>) -> Result<Mapping<C>, Error> {
         if !self.shared.owner.is_me() {
-            return Err(Error::Fault);
+            return Err(Error::OtherSpace);
         }
         let bytes = what.pages.len().checked_mul(self.page).ok_or(Error::TooBig)?;
         if !what.write {
-            settle::init(what.address, bytes).map_err(|why| self.shared.refuse(why))?;
+            settle::settle(what.address, bytes).map_err(|why| self.shared.refuse(why))?;
         }
         let span = self.span(bytes as u64, what.address)?;
         Ok(Mapping::make(&self.shared, span, what.address, what.write)?)

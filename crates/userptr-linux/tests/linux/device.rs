@@ -10,7 +10,6 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc;
 use std::time::Duration;
-use userptr::UserPtr;
 use userptr_linux::Options;
 use userptr_linux::uring::{Direction, Part, Uring};
 
@@ -63,7 +62,7 @@ fn unmap_in_flight(strict: bool) {
     assert_eq!(returned, !strict, "the unmapper must wait in strict mode, and only there");
     // Whether it waits or not: the pages are still the device's.
     assert_eq!(stack.context.device().in_use(), (1, 1));
-    assert_eq!(UserPtr::try_acquire(&object).err(), Some(userptr::Error::Again));
+    assert_eq!(object.try_acquire().err(), Some(userptr::Error::Again));
     to.write_all(&[0xa5; BYTES]).unwrap();
     if strict {
         told.recv_timeout(Duration::from_secs(5)).expect("the unmapper was let go when the device was idle");

@@ -5,7 +5,7 @@ use crate::stack::{Stack, eventually, lease};
 use crate::stale::memory;
 use std::sync::mpsc;
 use std::time::Duration;
-use userptr::{AddrRange, AddressSpace, Caller, Error, UserPtr};
+use userptr::{AddrRange, AddressSpace, Current, Error};
 use userptr_linux::uffd::Uffd;
 use userptr_linux::{Options, Refusal};
 
@@ -76,22 +76,23 @@ fn fork_with(options: Options) {
     }];
     let objects = [first, second].map(|range| stack.object(range.address, range.bytes));
     drop(objects.each_ref().map(lease));
+    let range = AddrRange::new(second.address, second.bytes).unwrap();
+    let watched = stack.space.watch_range(range).unwrap();
     let mut child = Child::fork(|| {
-        let range = AddrRange::new(second.address, second.bytes).unwrap();
-        stack.space.caller() == Caller::Stranger
-            && stack.space.start_watching(range) == Err(Refusal::Forked)
-            && UserPtr::try_acquire(&objects[0]).err() == Some(Error::Fault)
-            && UserPtr::acquire(&objects[0]).err() == Some(Error::Fault)
+        stack.space.current() == Current::Other
+            && stack.space.watch_range(range).err() == Some(Refusal::Forked)
+            && objects[0].try_acquire().err() == Some(Error::OtherSpace)
+            && objects[0].acquire().err() == Some(Error::OtherSpace)
             && stack.context.device().refusal().is_none()
             && {
-                // The child's end of the address space must not touch the parent's.
-                stack.space.stop_watching(range);
+                // The child's end of a watch must not touch the parent's.
+                drop(watched);
                 true
             }
     });
     assert!(child.result(), "the child was not refused");
     // The parent still has what it had.
-    assert_eq!(stack.space.caller(), Caller::Owner);
+    assert_eq!(stack.space.current(), Current::This);
     drop(lease(&objects[0]));
     assert!(unmap_returns(first), "an unmap waits while a child has the descriptor");
     // The unmapper goes on when its message is read, which is before it is counted.

@@ -4,7 +4,7 @@ use crate::child::{become_nobody, scenario};
 use crate::stack::{Stack, eventually, lease};
 use crate::stale::io::{Part, content, memfd};
 use crate::stale::memory;
-use userptr::{AddrRange, Context, Error, Flags, UserPtr};
+use userptr::{AddrRange, Error, Flags};
 use userptr_linux::uring::{self, Setup, Uring};
 use userptr_linux::{Facility, Linux, Options, Refusal};
 
@@ -71,9 +71,9 @@ scenario!(
         let stack = Stack::over(Linux::unwatched(cause).unwrap());
         assert_eq!(stack.space.refusal(), Some(cause));
         let create = |flags: Flags| {
-            Context::create(&stack.context, &stack.space, range.address, range.bytes, flags.bits())
+            stack.create(range.address, range.bytes, flags)
         };
-        assert_eq!(create(Flags::NONE).err(), Some(Error::NoDevice));
+        assert_eq!(create(Flags::NONE).err(), Some(Error::NoNotifications));
         // SAFETY: takes no pointer.
         if unsafe { libc::geteuid() } == 0 {
             let object = create(Flags::UNSYNCHRONIZED).unwrap();
@@ -92,7 +92,7 @@ scenario!(s74_the_limit_of_descriptors_is_named, 20, {
     limit(libc::RLIMIT_NOFILE, 3);
     assert_eq!(Linux::open().err(), Some(Refusal::Descriptors));
     assert_eq!(Uring::open(Setup::default()).err(), Some(Refusal::Descriptors));
-    assert_eq!(Error::from(Refusal::Descriptors), Error::Limit);
+    assert_eq!(Error::from(Refusal::Descriptors), Error::Descriptors);
 });
 
 scenario!(s74_the_limit_of_locked_memory_is_named, 20, {
@@ -102,7 +102,7 @@ scenario!(s74_the_limit_of_locked_memory_is_named, 20, {
     let stack = Stack::new(Options::default());
     let big = memory::map(1 << 20).unwrap();
     let object = stack.object(big.address, big.bytes);
-    assert_eq!(UserPtr::acquire(&object).err(), Some(Error::Limit));
+    assert_eq!(object.acquire().err(), Some(Error::LockedMemory));
     assert_eq!(stack.context.device().refusal(), Some(Refusal::LockedMemory(LIMIT)));
     // Nothing sticks and nothing is left behind: less works, and so does the same with more.
     assert_eq!(stack.context.device().in_use(), (0, 0));
@@ -129,7 +129,7 @@ scenario!(s74_the_limit_of_mappings_is_named, 60, {
         }
     }
     let middle = AddrRange::new(range.address + 4096, 4096).unwrap();
-    let refused = stack.space.start_watching(middle).err();
+    let refused = stack.space.watch_range(middle).err();
     assert_eq!(refused, Some(Refusal::Mappings));
     // SAFETY: ours, without references into it.
     unsafe { libc::munmap(far as *mut _, most * 4096) };
@@ -146,18 +146,18 @@ scenario!(s74_what_cannot_be_watched_or_pinned_is_named, 20, {
     };
     assert_ne!(got, libc::MAP_FAILED);
     let range = AddrRange::new(got as usize, 4096).unwrap();
-    assert_eq!(stack.space.start_watching(range), Err(Refusal::Unwatchable));
+    assert_eq!(stack.space.watch_range(range).err(), Some(Refusal::Unwatchable));
     let object = stack.object(got as usize, 4096);
-    assert_eq!(UserPtr::acquire(&object).err(), Some(Error::NoDevice));
+    assert_eq!(object.acquire().err(), Some(Error::Unwatchable));
     // Nothing there at all.
     let hole = memory::map(BYTES).unwrap();
     memory::unmap(hole).unwrap();
     let object = stack.object(hole.address, hole.bytes);
-    assert_eq!(UserPtr::acquire(&object).err(), Some(Error::Fault));
+    assert_eq!(object.acquire().err(), Some(Error::Fault));
     // Nothing tells that memory came: it sticks until somebody asks again.
     memory::map(BYTES).unwrap();
-    assert_eq!(UserPtr::acquire(&object).err(), Some(Error::Fault));
-    assert!(UserPtr::reset(&object));
+    assert_eq!(object.acquire().err(), Some(Error::Fault));
+    assert!(object.reset());
     drop(lease(&object));
 });
 

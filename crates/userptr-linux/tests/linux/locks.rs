@@ -7,8 +7,10 @@ use crate::stale::memory;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use userptr::{Context, Error};
+use userptr::platforms::std::Std;
+use userptr::{Context, Error, SharedQueue};
 use userptr_linux::Options;
+use userptr_linux::uring::Setup;
 use userptr_linux::uring::{self, Uring};
 
 /// The system's allocator, which counts what the monitor's thread asks of it.
@@ -95,9 +97,9 @@ scenario!(s72_nor_in_strict_mode, 60, {
     storm(Options { strict: true, ..Options::default() }, 50);
 });
 
-scenario!(s72_a_notifier_without_a_queue_is_refused, 20, {
-    let stack = Stack::without_queue();
-    let range = memory::map(4096).unwrap();
-    let refused = Context::create(&stack.context, &stack.space, range.address, range.bytes, 0);
-    assert_eq!(refused.err(), Some(Error::Invalid));
+scenario!(s72_a_context_without_a_queue_for_revocations_is_refused, 20, {
+    let ring = Uring::open(Setup::default()).unwrap();
+    let queue = || SharedQueue::<Std>::try_new().unwrap();
+    let refused = Context::builder(ring).pin_queue(queue()).release_queue(queue()).build();
+    assert_eq!(refused.unwrap_err().error, Error::QueueMissing);
 });

@@ -26,6 +26,7 @@ mod device;
 mod fork;
 mod limits;
 mod locks;
+mod owner;
 mod races;
 mod stack;
 mod uffd;

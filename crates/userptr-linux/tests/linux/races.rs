@@ -6,7 +6,6 @@ use crate::stale::io::{Part, Range, content, memfd};
 use crate::stale::memory;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use userptr::UserPtr;
 use userptr_linux::Options;
 use userptr_linux::uring::{self, Uring};
 
@@ -24,13 +23,13 @@ fn reuse(options: Options, attempts: u64) -> u32 {
         let range = memory::map(BYTES).unwrap();
         let object = stack.object(range.address, range.bytes);
         memory::fill(range, WHOLE, attempt);
-        drop(UserPtr::acquire(&object).unwrap());
+        drop(object.acquire().unwrap());
         let first = std::thread::spawn(move || memory::unmap(range));
         while memory::map(BYTES).is_err() {
             std::hint::spin_loop();
         }
         let lease = loop {
-            match UserPtr::try_acquire(&object) {
+            match object.try_acquire() {
                 Ok(lease) => break lease,
                 Err(error) => assert_eq!(error, userptr::Error::Again, "{object:?}"),
             }
@@ -94,7 +93,7 @@ fn discard(options: Options, attempts: u64) -> u32 {
             });
             // Look-ups during the discard: they may see the old pages or the new ones, or be told to come again.
             while !done.load(Ordering::Acquire) {
-                drop(UserPtr::try_acquire(&object));
+                drop(object.try_acquire());
             }
         });
         memory::fill(range, WHOLE, !attempt);

@@ -1,16 +1,14 @@
 //! An address space, a device (a ring, unless said otherwise) and the threads behind them.
 
 use std::time::{Duration, Instant};
-use userptr::platforms::std::{Std, Workers};
-use userptr::{Context, Device, Lease, Queues, Ref, UserPtr, UserPtrRef};
+use userptr::platforms::std::Running;
+use userptr::{AddrRange, Context, Device, Error, Flags, Lease, UserPtr};
 use userptr_linux::uring::{Setup, Uring};
 use userptr_linux::{Linux, Options};
 
 pub(crate) struct Stack<D: Device<Space = Linux> = Uring> {
-    // Dropped in this order.
-    pub(crate) context: Ref<Context<D>, Std>,
+    pub(crate) context: Running<D>,
     pub(crate) space: Linux,
-    _workers: [Workers<Std>; 3],
 }
 
 impl Stack {
@@ -21,37 +19,28 @@ impl Stack {
     pub(crate) fn over(space: Linux) -> Self {
         Self::with(space, Uring::open(Setup::default()).unwrap())
     }
-
-    /// Without a queue for the cancels.
-    pub(crate) fn without_queue() -> Self {
-        Self::build(Linux::open().unwrap(), Uring::open(Setup::default()).unwrap(), false)
-    }
 }
 
 impl<D: Device<Space = Linux>> Stack<D> {
     pub(crate) fn with(space: Linux, device: D) -> Self {
-        Self::build(space, device, true)
+        Self { context: Context::builder(device).spawn().unwrap(), space }
     }
 
-    fn build(space: Linux, device: D, queued: bool) -> Self {
-        let workers =
-            [("pins", 1), ("cancels", 2), ("frees", 1)].map(|(name, n)| Workers::start(name, n).unwrap());
-        let [pins, cancels, frees] = workers.each_ref().map(|workers: &Workers<Std>| workers.queue().clone());
-        let queues = Queues { pins, cancels: queued.then_some(cancels), frees };
-        let context = Context::try_new(device, queues).map_err(|(_, e)| e).unwrap();
-        Self { context, space, _workers: workers }
+    pub(crate) fn create(&self, address: usize, bytes: usize, flags: Flags) -> Result<UserPtr<D>, Error> {
+        // SAFETY: the tests make their memory by system calls: it is no value of the program's.
+        unsafe { self.context.register_unchecked(&self.space, AddrRange::new(address, bytes)?, flags) }
     }
 
-    pub(crate) fn object(&self, address: usize, bytes: usize) -> UserPtrRef<D> {
-        Context::create(&self.context, &self.space, address, bytes, 0).unwrap()
+    pub(crate) fn object(&self, address: usize, bytes: usize) -> UserPtr<D> {
+        self.create(address, bytes, Flags::NONE).unwrap()
     }
 }
 
 /// A lease, however long windows stay open.
-pub(crate) fn lease<D: Device<Space = Linux>>(object: &UserPtrRef<D>) -> Lease<'_, D> {
+pub(crate) fn lease<D: Device<Space = Linux>>(object: &UserPtr<D>) -> Lease<'_, D> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
-        match UserPtr::acquire(object) {
+        match object.acquire() {
             Ok(lease) => return lease,
             Err(error) => assert!(
                 matches!(error, userptr::Error::Again | userptr::Error::Busy) && Instant::now() < deadline,

@@ -20,7 +20,7 @@ const TO_MEMORY: u64 = 2;
 /// Where its own buffer lies among the addresses that the engine knows.
 const BUFFER: u64 = 0x4_0000;
 /// The engine takes no more in one command.
-pub const MOST_BYTES: usize = 2048;
+pub const MAX_BYTES: usize = 2048;
 /// The engine puts out 28 address lines.
 pub const LAST_ADDRESS: u64 = (1 << 28) - 1;
 
@@ -106,7 +106,7 @@ impl Edu {
     /// Gives the engine a command; what is in its buffer comes or goes. The caller holds a lease, or has nobody to blame. `false`: it is
     /// at work.
     pub fn start(&self, span: Span, offset: usize, bytes: usize, way: Way) -> bool {
-        assert!(bytes <= MOST_BYTES && (offset + bytes) as u64 <= span.bytes, "{offset}+{bytes} in {span:?}");
+        assert!(bytes <= MAX_BYTES && (offset + bytes) as u64 <= span.bytes, "{offset}+{bytes} in {span:?}");
         let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
         if self.runs() {
             return false;

@@ -1,6 +1,6 @@
 //! An address space, the card and the threads behind them, and what the tests do with them.
 
-use crate::edu::{Edu, LAST_ADDRESS, MOST_BYTES, Way};
+use crate::edu::{Edu, LAST_ADDRESS, MAX_BYTES, Way};
 use crate::memory;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -101,8 +101,8 @@ impl Setting {
 
     /// Fills the engine's buffer.
     pub fn load(&self, seed: u64) {
-        memory::fill(self.witness, MOST_BYTES, seed);
-        self.edu.transfer(WITNESS, 0, MOST_BYTES, Way::FromMemory);
+        memory::fill(self.witness, MAX_BYTES, seed);
+        self.edu.transfer(WITNESS, 0, MAX_BYTES, Way::FromMemory);
     }
 
     /// Waits until nothing is mapped but the test's own witness.

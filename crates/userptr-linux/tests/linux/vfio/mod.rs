@@ -11,9 +11,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use userptr::notifier::State;
-use userptr::{
-    Buffer, Context, Device, Error, Flags, Outcome, Prepare, SgLimits, SgTable, UserPtr, UserPtrRef,
-};
+use userptr::{Buffer, Device, Error, Flags, Outcome, Prepare, SgLimits, SgTable, UserPtr};
 use userptr_linux::vfio::{IovaRange, Setup, Span, Vfio};
 use userptr_linux::{Linux, Options, Refusal};
 use world::{Fake, World};
@@ -34,13 +32,13 @@ fn stack(world: &Arc<World>, setup: Setup) -> Stack<Card> {
     Stack::with(strict(), Vfio::open(Fake(world.clone()), world.clone(), setup).unwrap())
 }
 
-fn refusal(stack: &Stack<Card>, object: &UserPtrRef<Card>) -> (Error, Option<Refusal>) {
-    (UserPtr::acquire(object).unwrap_err(), stack.context.device().refusal())
+fn refusal(stack: &Stack<Card>, object: &UserPtr<Card>) -> (Error, Option<Refusal>) {
+    (object.acquire().unwrap_err(), stack.context.device().refusal())
 }
 
 /// Maps the range by a lease, and returns where it lies for the device.
-fn span(object: &UserPtrRef<Card>) -> Span {
-    lease(object).with(|mapped| mapped.map.span())
+fn span(object: &UserPtr<Card>) -> Span {
+    lease(object).map().span()
 }
 
 scenario!(an_unmap_waits_for_the_hardware_and_for_the_container, 30, {
@@ -94,7 +92,7 @@ scenario!(no_change_of_the_range_leaves_a_mapping, 60, {
         if memory::map(BYTES).is_err() {
             memory::map_over(range).unwrap();
         }
-        UserPtr::reset(&object);
+        object.reset();
         assert_ne!(span(&object), before, "{name}");
         drop(object);
         eventually("the release", || world.mapped() == 0);
@@ -139,9 +137,9 @@ scenario!(a_failed_unmap_is_told_and_tried_again, 30, {
     let object = stack.object(range.address, BYTES);
     let at = span(&object);
     world.unmap_fails.store(libc::EINVAL, Ordering::SeqCst);
-    assert_eq!(UserPtr::put_pages(&object), Err(Error::DeviceLost));
+    assert_eq!(object.put_pages(), Err(Error::DeviceLost));
     assert_eq!(stack.context.device().refusal(), Some(Refusal::Stuck(libc::EINVAL)));
-    assert_eq!((UserPtr::state(&object), world.mapped()), (State::Quarantined, 1));
+    assert_eq!((object.state(), world.mapped()), (State::Quarantined, 1));
     // Nobody gets the addresses meanwhile.
     let other = stack.object(range.address + BYTES, BYTES);
     assert_ne!(span(&other).iova, at.iova);
@@ -162,7 +160,9 @@ fn prepare(stack: &Stack<Card>, range: Range, write: bool) -> Result<<Card as De
         pages.push(range.address / PAGE + page).unwrap();
     }
     let sg = SgTable::build(pages.iter().copied(), SgLimits::NONE).unwrap();
-    stack.context.device().prepare(Prepare { address: range.address, pages: &pages, sg: &sg, write })
+    // SAFETY: memory of the test's own; the fake container touches nothing.
+    let what = unsafe { Prepare::new(&stack.space, range.address, &pages, &sg, write) };
+    stack.context.device().prepare(what)
 }
 
 scenario!(a_mapping_that_was_never_used_is_taken_away_or_kept_on_the_books, 30, {
@@ -204,8 +204,8 @@ scenario!(hardware_that_does_not_stop_is_waited_for_or_cut_off, 30, {
         let object = stack.object(range.address, range.bytes);
         span(&object);
         world.set_busy(true);
-        assert_eq!(UserPtr::put_pages(&object), Err(Error::TimedOut));
-        assert_eq!((UserPtr::state(&object), world.mapped()), (State::Quarantined, 1));
+        assert_eq!(object.put_pages(), Err(Error::TimedOut));
+        assert_eq!((object.state(), world.mapped()), (State::Quarantined, 1));
         world.set_busy(false);
         assert_eq!(stack.context.retry_quarantined(), Outcome::Idle);
         assert_eq!((world.mapped(), world.too_early.load(Ordering::SeqCst)), (0, 0));
@@ -215,7 +215,7 @@ scenario!(hardware_that_does_not_stop_is_waited_for_or_cut_off, 30, {
     let object = stack.object(range.address, range.bytes);
     span(&object);
     world.set_busy(true);
-    assert_eq!(UserPtr::put_pages(&object), Ok(()));
+    assert_eq!(object.put_pages(), Ok(()));
     let stats = device.stats();
     assert_eq!((world.mapped(), stats.taken, stats.in_use, stats.cut_off), (0, 1, 1, 1));
     world.set_busy(false);
@@ -235,7 +235,7 @@ scenario!(limits_are_named_and_nothing_is_left_behind, 30, {
     assert_eq!(refusal(&stack, &objects[2]), (Error::Limit, Some(Refusal::DmaEntries)));
     assert_eq!(device.entries(), Ok(Some(0)));
     assert_eq!([span(&objects[0]), span(&objects[1])], spans, "those that are there stay");
-    UserPtr::put_pages(&objects[0]).unwrap();
+    objects[0].put_pages().unwrap();
     span(&objects[2]);
 
     world.most.store(100, Ordering::SeqCst);
@@ -244,18 +244,18 @@ scenario!(limits_are_named_and_nothing_is_left_behind, 30, {
     assert!(
         matches!(
             (error, why),
-            (Error::NoMemory, Some(Refusal::Memory)) | (Error::Limit, Some(Refusal::LockedMemory(_)))
+            (Error::NoMemory, Some(Refusal::Memory)) | (Error::LockedMemory, Some(Refusal::LockedMemory(_)))
         ),
         "{error:?} {why:?}"
     );
     span(&objects[3]);
     span(&objects[4]);
-    assert_eq!(refusal(&stack, &objects[5]), (Error::Limit, Some(Refusal::Table(4))));
+    assert_eq!(refusal(&stack, &objects[5]), (Error::Slots, Some(Refusal::Table(4))));
     assert_eq!((world.mapped(), device.stats().taken), (4, 4));
-    UserPtr::put_pages(&objects[1]).unwrap();
+    objects[1].put_pages().unwrap();
     world.map_fails.store(libc::EFAULT, Ordering::SeqCst);
     assert_eq!(refusal(&stack, &objects[5]), (Error::Fault, Some(Refusal::Unmapped)));
-    assert!(UserPtr::reset(&objects[5]));
+    assert!(objects[5].reset());
     span(&objects[5]);
     drop(objects);
     eventually("all is given back", || (world.mapped(), stack.context.device().stats().taken) == (0, 0));
@@ -300,7 +300,7 @@ scenario!(a_mapping_that_somebody_else_took_is_counted, 30, {
     let object = stack.object(range.address, BYTES);
     span(&object);
     world.robbed.store(true, Ordering::SeqCst);
-    UserPtr::put_pages(&object).unwrap();
+    object.put_pages().unwrap();
     let stats = stack.context.device().stats();
     assert_eq!((stats.foreign, stats.taken), (1, 0));
 });
@@ -310,8 +310,7 @@ scenario!(the_device_may_write_only_where_the_object_says_so, 30, {
     let stack = stack(&world, Setup::default());
     let range = memory::map(BYTES).unwrap();
     for (flags, write) in [(Flags::NONE, true), (Flags::READ_ONLY, false)] {
-        let object =
-            Context::create(&stack.context, &stack.space, range.address, BYTES, flags.bits()).unwrap();
+        let object = stack.create(range.address, BYTES, flags).unwrap();
         let at = span(&object);
         assert_eq!(world.mapped.lock().unwrap()[&at.iova], (BYTES as u64, range.address, write));
     }
@@ -332,7 +331,7 @@ scenario!(a_forked_child_takes_nothing_away, 30, {
         let idle = device.wait_idle(&map, None) == Outcome::Idle;
         device.unmap(map);
         let quiet = world.counts() == (2, 0) && world.stops.load(Ordering::SeqCst) == 0;
-        let refused = UserPtr::try_acquire(&object).is_err();
+        let refused = object.try_acquire().is_err();
         // SAFETY: ends the child at once.
         unsafe { libc::_exit(if idle && quiet && refused { 0 } else { 1 }) };
     }

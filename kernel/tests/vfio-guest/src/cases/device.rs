@@ -2,7 +2,7 @@
 
 use super::case;
 use crate::Case;
-use crate::edu::{Edu, MOST_BYTES, Way};
+use crate::edu::{Edu, MAX_BYTES, Way};
 use crate::memory;
 use crate::setting::{PAGE, SETUP, Setting, eventually, lease, span, try_lease};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,7 +33,7 @@ pub fn cases() -> Vec<Case> {
 
 /// Starts a write of the engine's buffer to memory.
 fn start_write(edu: &Edu, at: Span) -> Instant {
-    assert!(edu.start(at, 0, MOST_BYTES, Way::ToMemory), "the engine is at work");
+    assert!(edu.start(at, 0, MAX_BYTES, Way::ToMemory), "the engine is at work");
     Instant::now()
 }
 
@@ -44,16 +44,16 @@ fn dma_both_ways() -> String {
     for round in 1..=4 {
         let lease = lease(&object);
         let (at, offset) = (span(&lease), (round as usize - 1) * PAGE + 512);
-        memory::fill(address + offset, MOST_BYTES, round);
-        assert_eq!(setting.seen_by_device(at, offset, MOST_BYTES), memory::pattern(MOST_BYTES, round));
+        memory::fill(address + offset, MAX_BYTES, round);
+        assert_eq!(setting.seen_by_device(at, offset, MAX_BYTES), memory::pattern(MAX_BYTES, round));
         setting.load(100 + round);
-        setting.edu.transfer(at, offset, MOST_BYTES, Way::ToMemory);
-        assert_eq!(memory::look(address + offset, MOST_BYTES), memory::pattern(MOST_BYTES, 100 + round));
+        setting.edu.transfer(at, offset, MAX_BYTES, Way::ToMemory);
+        assert_eq!(memory::look(address + offset, MAX_BYTES), memory::pattern(MAX_BYTES, 100 + round));
     }
     assert_eq!(memory::locked_pages(), 1 + BYTES / PAGE);
     drop(object);
     setting.assert_released();
-    format!("{} bytes each way, at the offset of each page", MOST_BYTES)
+    format!("{} bytes each way, at the offset of each page", MAX_BYTES)
 }
 
 fn unmapped_is_blocked() -> String {
@@ -63,9 +63,9 @@ fn unmapped_is_blocked() -> String {
     let at = span(&lease(&object));
     setting.load(7);
     UserPtr::put_pages(&object).unwrap();
-    memory::fill(address, MOST_BYTES, 8);
-    setting.edu.transfer(at, 0, MOST_BYTES, Way::ToMemory);
-    assert_eq!(memory::look(address, MOST_BYTES), memory::pattern(MOST_BYTES, 8));
+    memory::fill(address, MAX_BYTES, 8);
+    setting.edu.transfer(at, 0, MAX_BYTES, Way::ToMemory);
+    assert_eq!(memory::look(address, MAX_BYTES), memory::pattern(MAX_BYTES, 8));
     "a write after the unmap is a fault, and memory is as it was".into()
 }
 
@@ -88,7 +88,7 @@ fn munmap_waits() -> String {
     // New memory at the same place: the device does not get there by the old addresses.
     memory::map_at(address, BYTES);
     memory::fill(address, BYTES, 4);
-    setting.edu.transfer(at, 0, MOST_BYTES, Way::ToMemory);
+    setting.edu.transfer(at, 0, MAX_BYTES, Way::ToMemory);
     assert_eq!(
         memory::look(address, BYTES),
         memory::pattern(BYTES, 4),
@@ -110,7 +110,7 @@ fn discard_waits() -> String {
     assert!(!setting.edu.runs() && setting.device().stats().taken == 0);
     assert_eq!(memory::look(address, BYTES), vec![0; BYTES]);
     let lease = lease(&object);
-    assert_eq!(setting.seen_by_device(span(&lease), 0, MOST_BYTES), vec![0; MOST_BYTES]);
+    assert_eq!(setting.seen_by_device(span(&lease), 0, MAX_BYTES), vec![0; MAX_BYTES]);
     "the device was done before the pages went, and sees the new ones".into()
 }
 
@@ -133,7 +133,7 @@ fn default_mode() -> String {
     assert!(!setting.edu.runs(), "released while the engine was at work");
     assert_eq!(memory::look(address, BYTES), memory::pattern(BYTES, 4));
     let lease = lease(&object);
-    assert_eq!(setting.seen_by_device(span(&lease), 0, MOST_BYTES), memory::pattern(MOST_BYTES, 4));
+    assert_eq!(setting.seen_by_device(span(&lease), 0, MAX_BYTES), memory::pattern(MAX_BYTES, 4));
     format!("munmap returned after {} ms, and the old pages stayed until the DMA was done", took.as_millis())
 }
 
@@ -148,8 +148,8 @@ fn quarantined() -> String {
     assert_eq!(UserPtr::put_pages(&object), Err(Error::TimedOut));
     assert_eq!(UserPtr::state(&object), State::Quarantined);
     // The device still has the pages, and nobody else.
-    setting.edu.transfer(at, 0, MOST_BYTES, Way::ToMemory);
-    assert_eq!(memory::look(address, MOST_BYTES), memory::pattern(MOST_BYTES, 3));
+    setting.edu.transfer(at, 0, MAX_BYTES, Way::ToMemory);
+    assert_eq!(memory::look(address, MAX_BYTES), memory::pattern(MAX_BYTES, 3));
     setting.edu.deaf.store(false, Ordering::SeqCst);
     assert_eq!(setting.context.retry_quarantined(), Outcome::Idle);
     setting.assert_released();
@@ -191,9 +191,9 @@ fn read_only() -> String {
     let lease = lease(&object);
     // First the write: QEMU's IOMMU refuses one through a translation that it has in its cache, too, but says nothing.
     setting.load(2);
-    setting.edu.transfer(span(&lease), 0, MOST_BYTES, Way::ToMemory);
+    setting.edu.transfer(span(&lease), 0, MAX_BYTES, Way::ToMemory);
     assert_eq!(memory::look(address, BYTES), memory::pattern(BYTES, 1), "the device has written");
-    assert_eq!(setting.seen_by_device(span(&lease), 0, MOST_BYTES), memory::pattern(MOST_BYTES, 1));
+    assert_eq!(setting.seen_by_device(span(&lease), 0, MAX_BYTES), memory::pattern(MAX_BYTES, 1));
     "reads work, and a write is a fault".into()
 }
 
@@ -204,7 +204,7 @@ fn read_only_follows() -> String {
     let at = Span { iova: 0xf10_0000, bytes: PAGE as u64 };
     setting.device().container().map(at, naive, false).unwrap();
     memory::fill(naive, PAGE, 9);
-    let stale = setting.seen_by_device(at, 0, MOST_BYTES) != memory::pattern(MOST_BYTES, 9);
+    let stale = setting.seen_by_device(at, 0, MAX_BYTES) != memory::pattern(MAX_BYTES, 9);
     setting.device().container().unmap(at).unwrap();
 
     let address = memory::map(PAGE);
@@ -212,7 +212,7 @@ fn read_only_follows() -> String {
     let object = Context::create(&setting.context, &setting.space, address, PAGE, flags).unwrap();
     let lease = lease(&object);
     memory::fill(address, PAGE, 9);
-    assert_eq!(setting.seen_by_device(span(&lease), 0, MOST_BYTES), memory::pattern(MOST_BYTES, 9));
+    assert_eq!(setting.seen_by_device(span(&lease), 0, MAX_BYTES), memory::pattern(MAX_BYTES, 9));
     format!("naive {}, userptr follows", if stale { "reads zeros for ever" } else { "follows, too" })
 }
 
@@ -246,7 +246,7 @@ fn many_threads() -> String {
                     if round % 10 == thread {
                         memory::fill(address, BYTES, 1);
                         // Given up if the others keep the engine busy.
-                        setting.edu.start(span(&lease), 0, MOST_BYTES, Way::FromMemory);
+                        setting.edu.start(span(&lease), 0, MAX_BYTES, Way::FromMemory);
                     }
                     drop(lease);
                     memory::unmap(address, BYTES);
@@ -314,9 +314,9 @@ fn large_object() -> String {
     let lease = lease(&object);
     let at = span(&lease);
     assert_eq!(at.iova as usize % LARGE, (address + PAGE) % LARGE);
-    for (round, offset) in [0, LARGE - 1024, 2 * LARGE - MOST_BYTES].into_iter().enumerate() {
-        memory::fill(address + PAGE + offset, MOST_BYTES, round as u64);
-        assert_eq!(setting.seen_by_device(at, offset, MOST_BYTES), memory::pattern(MOST_BYTES, round as u64));
+    for (round, offset) in [0, LARGE - 1024, 2 * LARGE - MAX_BYTES].into_iter().enumerate() {
+        memory::fill(address + PAGE + offset, MAX_BYTES, round as u64);
+        assert_eq!(setting.seen_by_device(at, offset, MAX_BYTES), memory::pattern(MAX_BYTES, round as u64));
     }
     assert_eq!(memory::locked_pages(), 1 + 2 * LARGE / PAGE);
     drop(lease);

@@ -2,7 +2,7 @@
 
 use super::case;
 use crate::Case;
-use crate::edu::MOST_BYTES;
+use crate::edu::MAX_BYTES;
 use crate::memory;
 use crate::setting::{PAGE, SETUP, Setting, lease, span, try_lease};
 use userptr::{Error, UserPtr};
@@ -60,8 +60,8 @@ fn entries() -> String {
     for (object, at) in first.iter().zip(&spans) {
         let lease = lease(object);
         assert_eq!(span(&lease), *at, "a mapping was lost");
-        memory::fill(object.range().start(), MOST_BYTES, at.iova);
-        assert_eq!(setting.seen_by_device(*at, 0, MOST_BYTES), memory::pattern(MOST_BYTES, at.iova));
+        memory::fill(object.range().start(), MAX_BYTES, at.iova);
+        assert_eq!(setting.seen_by_device(*at, 0, MAX_BYTES), memory::pattern(MAX_BYTES, at.iova));
     }
     UserPtr::put_pages(&first[0]).unwrap();
     drop(lease(last));

@@ -2,7 +2,7 @@
 
 use super::case;
 use crate::Case;
-use crate::edu::{MOST_BYTES, Way};
+use crate::edu::{MAX_BYTES, Way};
 use crate::memory;
 use crate::setting::{PAGE, Setting, lease, span};
 use userptr::{Error, UserPtr};
@@ -77,7 +77,7 @@ fn stranger() -> String {
     assert_eq!(status, 0, "the child was not refused");
     let lease = lease(&object);
     assert_eq!(span(&lease), at, "the mapping was touched by the child");
-    assert_eq!(setting.seen_by_device(at, 0, MOST_BYTES), memory::pattern(MOST_BYTES, 1));
+    assert_eq!(setting.seen_by_device(at, 0, MAX_BYTES), memory::pattern(MAX_BYTES, 1));
     "a forked child gets EFAULT, and takes nothing away".into()
 }
 
@@ -101,7 +101,7 @@ fn ends(body: fn(Setting)) {
     memory::fill(address, BYTES, 5);
     let object = setting.object(address, BYTES);
     let lease = lease(&object);
-    assert_eq!(setting.seen_by_device(span(&lease), 0, MOST_BYTES), memory::pattern(MOST_BYTES, 5));
+    assert_eq!(setting.seen_by_device(span(&lease), 0, MAX_BYTES), memory::pattern(MAX_BYTES, 5));
 }
 
 fn exit_while_mapped() -> String {
@@ -118,7 +118,7 @@ fn killed_while_busy() -> String {
     ends(|setting| {
         let object = setting.object(memory::map(BYTES), BYTES);
         let lease = lease(&object);
-        setting.edu.start(span(&lease), 0, MOST_BYTES, Way::ToMemory);
+        setting.edu.start(span(&lease), 0, MAX_BYTES, Way::ToMemory);
         // SAFETY: as above.
         unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
     });

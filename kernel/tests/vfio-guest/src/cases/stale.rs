@@ -3,12 +3,12 @@
 
 use super::case;
 use crate::Case;
-use crate::edu::{MOST_BYTES, Way};
+use crate::edu::{MAX_BYTES, Way};
 use crate::memory;
 use crate::setting::{PAGE, Setting, lease, span};
 
 const ATTEMPTS: u64 = 3;
-const BYTES: usize = MOST_BYTES;
+const BYTES: usize = MAX_BYTES;
 const PLACE: usize = 0x1000_0000_0000;
 const ELSEWHERE: usize = 0x1100_0000_0000;
 

@@ -1,0 +1,4 @@
+//! Pages.
+
+#[doc = include_str!("memory.md")]
+pub mod memory {}
