@@ -52,8 +52,8 @@ pub trait AddressSpace: Sized + Send + Sync + 'static {
     type Users<'a>: Users<Space = Self>;
     /// A registration for notifications.
     type Registration: Send + Sync + 'static;
-    /// Memory of this address space that an object can own ([`Context::register_memory`]). [`NoMemory`]
-    /// where there is none: a kernel's user memory belongs to the process.
+    /// Memory of this address space that an object can own ([`Context::register_memory`]).
+    /// [`NoMemory`] where there is none: a kernel's user memory belongs to the process.
     ///
     /// [`Context::register_memory`]: crate::Context::register_memory
     type Memory: OwnedMemory;
@@ -181,9 +181,9 @@ pub trait AddressSpace: Sized + Send + Sync + 'static {
 /// Memory that belongs to a value: the safe way to register memory of the program's own.
 ///
 /// # Safety
-/// [`range`](Self::range) is the same at every call. Until the value is dropped, the range is memory of the
-/// address space it is registered in, and nothing in the program relies on its bytes or has a reference to
-/// them: a device may read and write them at any moment.
+/// [`range`](Self::range) is the same at every call. Until the value is dropped, the range is
+/// memory of the address space it is registered in, and nothing in the program relies on its bytes
+/// or has a reference to them: a device may read and write them at any moment.
 pub unsafe trait OwnedMemory: Send + Sync + 'static {
     /// Returns the range, in bytes, inclusive.
     fn range(&self) -> AddrRange;

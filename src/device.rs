@@ -118,9 +118,9 @@ impl<'a, S: AddressSpace> Prepare<'a, S> {
     /// Returns what the core would give a device, for a test of [`Device::prepare`] alone.
     ///
     /// # Safety
-    /// The pages are pinned in `space`, from `address`, and stay so until the mapping that is made of them is
-    /// given to [`Device::unmap`]; `sg` says the same. The device may use them, and write them if `write`, as
-    /// [`register_unchecked`](crate::Context::register_unchecked) says.
+    /// The pages are pinned in `space`, from `address`, and stay so until the mapping that is made
+    /// of them is given to [`Device::unmap`]; `sg` says the same. The device may use them, and
+    /// write them if `write`, as [`register_unchecked`](crate::Context::register_unchecked) says.
     pub unsafe fn new(
         space: &'a S,
         address: usize,

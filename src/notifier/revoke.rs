@@ -236,7 +236,8 @@ impl<P: Platform> Notifier<P> {
     ///
     /// Pages that are installed are released here, in this thread, after the device stopped. The
     /// node leaves the index only after that, so an invalidation that comes meanwhile waits
-    /// ([rule 2](crate::docs::protocol#rule-2), scenarios 77 and 78).
+    /// ([rule 2](crate::docs::protocol#rule-2), scenarios [77](crate::docs::scenarios#scenario-77)
+    /// and [78](crate::docs::scenarios#scenario-78)).
     ///
     /// # Safety
     /// The object's count is zero and this is called from its `last_put`.
