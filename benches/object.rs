@@ -19,7 +19,7 @@ use core::hint::black_box;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use userptr::{AddrRange, Blockable, Outcome, UserPtr};
+use userptr::{AddrRange, Blockable, Outcome};
 
 const SIZES: [usize; 3] = [1, 1_000, 100_000];
 /// Objects of two pages, two pages apart.
@@ -64,7 +64,7 @@ fn acquire_hit(c: &mut Criterion) {
     let mut group = c.benchmark_group("acquire_hit");
     let stage = Stage::new();
     let object = stage.object(BASE, 2);
-    group.bench_function("userptr", |b| b.iter(|| drop(UserPtr::try_acquire(black_box(&object)).unwrap())));
+    group.bench_function("userptr", |b| b.iter(|| drop(black_box(&object).try_acquire().unwrap())));
     let cache = Cache::default();
     cache.register(BASE, 2);
     group.bench_function("mutex_btreemap", |b| {
@@ -81,9 +81,10 @@ fn invalidate_hit(c: &mut Criterion) {
     let range = object.range();
     group.bench_function("userptr", |b| {
         b.iter(|| {
-            assert_eq!(notifier.invalidate_start(range, Blockable::Yes), Ok(Outcome::Idle));
-            notifier.invalidate_end(range);
-            drop(UserPtr::try_acquire(&object).unwrap());
+            let change = notifier.invalidate(range, Blockable::Yes).unwrap();
+            assert_eq!(change.outcome(), Outcome::Idle);
+            drop(change);
+            drop(object.try_acquire().unwrap());
         });
     });
     let cache = Cache::default();
@@ -115,8 +116,9 @@ fn invalidate_miss(c: &mut Criterion) {
             group.bench_function(BenchmarkId::new(format!("userptr_{name}"), n), |b| {
                 b.iter(|| {
                     let range = black_box(range);
-                    assert_eq!(notifier.invalidate_start(range, Blockable::Yes), Ok(Outcome::Idle));
-                    notifier.invalidate_end(range);
+                    let change = notifier.invalidate(range, Blockable::Yes).unwrap();
+                    assert_eq!(change.outcome(), Outcome::Idle);
+                    drop(change);
                 });
             });
             group.bench_function(BenchmarkId::new(format!("mutex_btreemap_{name}"), n), |b| {

@@ -19,7 +19,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use userptr::platforms::std::{Std, Workers};
 use userptr::work::enqueue;
-use userptr::{HasWork, RawQueue, Ref, RefCounted, Work, has_work};
+use userptr::{RawQueue, Ref, Work, ref_counted};
 
 /// Items between two waits.
 const BATCHES: [usize; 2] = [1, 64];
@@ -28,18 +28,11 @@ struct Job {
     runs: AtomicUsize,
     work: Work<Job, Std>,
 }
-// SAFETY: the item is settled; nothing points to a job but references.
-unsafe impl RefCounted<Std> for Job {
-    unsafe fn init(&self) {
-        // SAFETY: handed on.
-        unsafe { self.work.init() }
-    }
-}
-// SAFETY: settled above.
-unsafe impl HasWork<Std> for Job {
-    has_work!(work: Work<Job, Std>);
-    fn run(this: Ref<Self, Std>) {
-        this.runs.fetch_add(1, Ordering::Relaxed);
+ref_counted! {
+    impl RefCounted<Std> for Job {
+        work: |job: Ref<Job, Std>| {
+            job.runs.fetch_add(1, Ordering::Relaxed);
+        },
     }
 }
 
@@ -108,7 +101,7 @@ fn queues(c: &mut Criterion) {
         let jobs: Vec<Ref<Job, Std>> = (0..n)
             .map(|_| {
                 let job = Job { runs: AtomicUsize::new(0), work: Work::uninit() };
-                Ref::try_new(job).map_err(|(_, e)| e).unwrap()
+                Ref::try_new(job).unwrap()
             })
             .collect();
         group.bench_function(BenchmarkId::new("soft_queue", n), |b| {

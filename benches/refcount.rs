@@ -22,7 +22,7 @@ unsafe impl RefCounted<Std> for Value {}
 
 fn references(c: &mut Criterion) {
     let mut group = c.benchmark_group("clone_drop");
-    let ours: Ref<Value, Std> = Ref::try_new(Value(1)).map_err(|(_, e)| e).unwrap();
+    let ours: Ref<Value, Std> = Ref::try_new(Value(1)).unwrap();
     group.bench_function("ref", |b| b.iter(|| drop(black_box(black_box(&ours).clone()))));
     let arc = Arc::new(Value(1));
     group.bench_function("arc", |b| b.iter(|| drop(black_box(Arc::clone(black_box(&arc))))));

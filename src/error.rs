@@ -113,7 +113,7 @@ errors! {
     /// the caller holds a lease on what it asks to invalidate.
     Deadlock = 35 "EDEADLK" "this thread holds a lease on the object: drop the lease first";
     /// a queue that the object needs has been shut down.
-    ShutDown = 108 "ESHUTDOWN" "the queue of the pins is shut down: keep it running as long as there are objects";
+    ShutDown = 108 "ESHUTDOWN" "a queue of the context is shut down: keep it running as long as there are objects";
     /// a limit of the platform is reached.
     Limit = 28 "ENOSPC" "a limit of the platform is reached: raise it or register less";
     /// the limit of locked memory is reached.

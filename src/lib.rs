@@ -42,6 +42,7 @@ pub mod refcount;
 pub mod work;
 pub mod interval;
 pub mod notifier;
+mod trace;
 pub mod pages;
 pub mod address_space;
 pub mod device;

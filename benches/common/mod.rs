@@ -4,10 +4,10 @@ use core::time::Duration;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use userptr::address_space::Pages;
 use userptr::device::Prepare;
-use userptr::platforms::std::{Std, Workers};
+use userptr::platforms::std::{Running, Std};
 use userptr::{
-    AddrRange, AddressSpace, Caller, Context, Device, Error, Notifier, Outcome, Queues, Ref, Usage, UserPtr,
-    UserPtrRef, Users,
+    AddrRange, AddressSpace, Context, Current, Device, Error, Flags, ForeignMemory, Notifier, Outcome, Ref,
+    Usage, UserPtr, Users,
 };
 
 pub const SHIFT: u32 = 12;
@@ -45,8 +45,8 @@ impl AddressSpace for Memory {
     fn users(&self) -> Option<&Memory> {
         Some(self)
     }
-    fn caller(&self) -> Caller {
-        Caller::Owner
+    fn current(&self) -> Current {
+        Current::This
     }
     fn page_shift(&self) -> u32 {
         SHIFT
@@ -60,16 +60,19 @@ impl AddressSpace for Memory {
     fn register(&self, notifier: Ref<Notifier<Std>, Std>) -> Result<Ref<Notifier<Std>, Std>, Error> {
         Ok(notifier)
     }
-    fn unregister(&self, _: Ref<Notifier<Std>, Std>) {}
+    unsafe fn unregister(&self, _: Ref<Notifier<Std>, Std>) {}
     fn pin_fast(&self, range: AddrRange, _: bool, out: &mut Pages<Self>) -> Result<(), Error> {
         Self::fill(range, out);
         Ok(())
     }
-    fn unpin(&self, _: &[usize], _: Usage) {}
+    unsafe fn unpin(&self, _: &[usize], _: Usage) {}
     fn frame(&self, page: usize) -> usize {
         page
     }
 }
+
+// SAFETY: its pages are numbers, with no bytes behind them.
+unsafe impl ForeignMemory for Memory {}
 
 impl Users for &Memory {
     type Space = Memory;
@@ -94,26 +97,22 @@ impl Device for Idle {
     fn unmap(&self, (): ()) {}
 }
 
-/// One device on one address space. The objects go before it.
+/// One device on one address space.
 pub struct Stage {
-    pub context: Ref<Context<Idle>, Std>,
+    pub context: Running<Idle>,
     pub memory: Memory,
-    _workers: [Workers<Std>; 2],
 }
 
 impl Stage {
     pub fn new() -> Self {
-        let workers = ["pins", "frees"].map(|name| Workers::<Std>::start(name, 1).unwrap());
-        let [pins, frees] = &workers;
-        let queues = Queues { pins: pins.queue().clone(), cancels: None, frees: frees.queue().clone() };
-        let context = Context::try_new(Idle, queues).map_err(|(_, e)| e).unwrap();
-        Self { context, memory: Memory::new(), _workers: workers }
+        Self { context: Context::builder(Idle).spawn().unwrap(), memory: Memory::new() }
     }
 
     /// An object with its pages pinned.
-    pub fn object(&self, address: usize, pages: usize) -> UserPtrRef<Idle> {
-        let object = Context::create(&self.context, &self.memory, address, pages * PAGE, 0).unwrap();
-        drop(UserPtr::try_acquire(&object).unwrap());
+    pub fn object(&self, address: usize, pages: usize) -> UserPtr<Idle> {
+        let range = AddrRange::new(address, pages * PAGE).unwrap();
+        let object = self.context.register(&self.memory, range, Flags::NONE).unwrap();
+        drop(object.try_acquire().unwrap());
         object
     }
 }

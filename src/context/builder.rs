@@ -62,7 +62,7 @@ impl<D: Device> ContextBuilder<D> {
     /// # Errors
     /// With the device, and nothing is left behind: [`Error::QueueMissing`] if there is no queue for pins or
     /// releases, or none for revocations on an address space that needs one; [`Error::SameQueue`] if two
-    /// roles have the same queue; [`Error::Invalid`] if the limits allow no worker; [`Error::NotCoherent`];
+    /// roles have the same queue; [`Error::ShutDown`] if one is shut down; [`Error::Invalid`] if the limits allow no worker; [`Error::NotCoherent`];
     /// [`Error::NoMemory`].
     pub fn build(self) -> Result<Context<D>, Rejected<D>> {
         let Self { device, limits, pins, revokes, releases } = self;
@@ -94,6 +94,9 @@ impl<D: Device> ContextBuilder<D> {
         let same = |queue: &QueueOf<D>| queue.is_same(pins) || queue.is_same(releases);
         if pins.is_same(releases) || revokes.is_some_and(same) {
             return Err(Error::SameQueue);
+        }
+        if pins.is_shut_down() || releases.is_shut_down() || revokes.is_some_and(QueueOf::<D>::is_shut_down) {
+            return Err(Error::ShutDown);
         }
         Ok(())
     }

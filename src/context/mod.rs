@@ -10,6 +10,7 @@ use crate::mm::MmRegistry;
 use crate::notifier::{Event, Notifier, Outcome};
 use crate::platform::{AtomicUsize, Load, Platform, RawQueue, Rmw, WaitQueue};
 use crate::refcount::{Ref, RefCounted};
+use crate::trace;
 use core::fmt;
 use core::time::Duration;
 use crossbeam_utils::CachePadded;
@@ -158,6 +159,7 @@ impl<D: Device> Context<D> {
         };
         // Relaxed: a bare number.
         count.fetch_add(1, Rmw::Relaxed);
+        trace::event(event);
         self.shared.device.event(event);
     }
 

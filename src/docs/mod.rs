@@ -25,3 +25,7 @@ pub mod kernel {}
 
 #[doc = include_str!("process.md")]
 pub mod process {}
+
+/// Programs that must not compile.
+#[cfg(all(doctest, feature = "std"))]
+pub mod soundness;

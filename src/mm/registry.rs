@@ -70,7 +70,7 @@ impl<S: AddressSpace> MmRegistry<S> {
             return Ok(found);
         }
         // Made with no lock held, because an allocation may reclaim (rule 27); then look again.
-        let made = MmRecord::try_new(this.clone(), space.grab())?;
+        let made = MmRecord::try_new(this.clone(), id, space.grab())?;
         let found = this.with(|buckets| match buckets.get(id) {
             Some(found) => Some(found),
             None => {
@@ -146,7 +146,7 @@ impl<S: AddressSpace> Buckets<S> {
             // SAFETY: the mutex is held: linked records are alive, and their counts are above zero.
             unsafe {
                 let value = record.as_ref().value();
-                if value.space().id() == id {
+                if value.id() == id {
                     record.as_ref().count().get();
                     return Some(MmRef::new(Ref::adopt(record)));
                 }
@@ -181,7 +181,7 @@ impl<S: AddressSpace> Buckets<S> {
 
     /// Takes a record out.
     pub(super) fn unlink(&mut self, record: &MmRecord<S>) {
-        let Some(head) = self.head(record.space().id()) else { return };
+        let Some(head) = self.head(record.id()) else { return };
         // SAFETY: the mutex is held: what is linked is alive.
         unsafe {
             let mut before: Option<RecordPtr<S>> = None;

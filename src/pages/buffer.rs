@@ -109,11 +109,9 @@ impl<T: Copy, P: Platform> DerefMut for Buffer<T, P> {
 impl<T: Copy, P: Platform> Drop for Buffer<T, P> {
     fn drop(&mut self) {
         // CANNOT FAIL: the same computation succeeded in `with_capacity`.
-        if let Ok(layout) = Layout::array::<T>(self.capacity)
-            && layout.size() != 0
-        {
-            // SAFETY: the memory came from `P::alloc` with this layout and is not used again. `T:
-            // Copy` needs no drop.
+        let Ok(layout) = Layout::array::<T>(self.capacity) else { return };
+        if layout.size() != 0 {
+            // SAFETY: the memory came from `P::alloc` with this layout and is not used again. `T: Copy` needs no drop.
             unsafe { P::dealloc(self.ptr.cast(), layout) };
         }
     }

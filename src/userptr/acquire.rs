@@ -12,6 +12,7 @@ use crate::notifier::{AttachError, LeaseGuard, Notifier, Ticket};
 use crate::pages::SgTable;
 use crate::platform::Cell;
 use crate::refcount::Ref;
+use crate::trace;
 use core::mem::ManuallyDrop;
 
 impl<D: Device> UserPtr<D> {
@@ -61,6 +62,14 @@ impl<D: Device> UserPtr<D> {
         if let Some(lease) = self.try_lease()? {
             return Ok(lease);
         }
+        let result = self.acquire_slow(current);
+        trace::acquire(body.range(), false, result.as_ref().map(drop).map_err(|error| *error));
+        result
+    }
+
+    /// The slow path of [`try_acquire`](Self::try_acquire): there were no pages a moment ago.
+    fn acquire_slow(&self, current: Current) -> Result<Lease<'_, D>, Error> {
+        let body = self.body();
         // All that can be needed is allocated before anything is attached (rule 7), outside every lock
         // (rule 27).
         let pinned = Pinned::new(body)?;

@@ -16,6 +16,7 @@ use crate::notifier::{Notifier, Ticket};
 use crate::platform::RawQueue;
 use crate::range::AddrRange;
 use crate::refcount::Ref;
+use crate::trace;
 use crate::work::{HasWork, Work, enqueue, is_pending};
 
 /// Pages to pin before checking again that the ticket is current.
@@ -40,7 +41,9 @@ unsafe impl<D: Device> HasWork<PlatformOf<D>, PIN> for Body<D> {
         // `None`: superseded before it began. Nothing is asked any more.
         if let Some(ticket) = Notifier::current_ticket(&this) {
             let acquiring = Acquiring::new(&this, ticket);
-            match pin(&this, ticket) {
+            let pinned = pin(&this, ticket);
+            trace::acquire(this.range(), true, pinned);
+            match pinned {
                 Ok(()) => acquiring.served(),
                 Err(error) => {
                     // Only the newest ticket reports; a superseded worker has nothing to say (scenario 28).

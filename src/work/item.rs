@@ -118,6 +118,8 @@ macro_rules! has_work {
 /// }
 /// ```
 ///
+/// Each generic parameter takes one bound; a trait of your own joins several.
+///
 /// A field that is not itself the work item does not compile:
 ///
 /// ```compile_fail
@@ -128,13 +130,13 @@ macro_rules! has_work {
 #[macro_export]
 macro_rules! ref_counted {
     (
-        impl $([$($generics:tt)*])? RefCounted<$p:ty> for $t:ty {
+        impl $([$($generic:ident $(: $bound:path)?),* $(,)?])? RefCounted<$p:ty> for $t:ty {
             $($field:ident $(@ $id:literal)? : $run:expr),* $(,)?
         }
     ) => {
-        // SAFETY: every work item that an impl of `HasWork` below connects is initialised; only
-        // counted references point to the object.
-        unsafe impl$(<$($generics)*>)? $crate::RefCounted<$p> for $t {
+        // SAFETY: every work item that an impl of `HasWork` below connects is initialised; only counted
+        // references point to the object.
+        unsafe impl$(<$($generic $(: $bound)?),*>)? $crate::RefCounted<$p> for $t {
             unsafe fn init(&self) {
                 $(
                     // SAFETY: called once, at the final address (caller).
@@ -142,26 +144,54 @@ macro_rules! ref_counted {
                 )*
             }
         }
-        $crate::ref_counted!(@items [$($($generics)*)?] [$p] [$t] $($field $(@ $id)? : $run,)*);
+        $crate::ref_counted!(
+            // SAFETY: the items that follow are the ones settled above.
+            @items (unsafe { $crate::work::Settled::promise() })
+            [$($($generic $(: $bound)?),*)?] [$p] [$t] $($field $(@ $id)? : $run,)*
+        );
     };
-    (@items [$($generics:tt)*] [$p:ty] [$t:ty]) => {};
-    (@items $g:tt [$p:ty] [$t:ty] $field:ident : $run:expr, $($rest:tt)*) => {
-        $crate::ref_counted!(@item $g [$p] [$t] $field 0 $run);
-        $crate::ref_counted!(@items $g [$p] [$t] $($rest)*);
+    // The steps below connect items that the step above settles. Called by anybody else they need a
+    // `Settled`, and so an `unsafe` of the caller's. Generics are matched as such: as bare tokens they could
+    // end this impl and begin another.
+    (@items ($settled:expr) [$($generics:tt)*] [$p:ty] [$t:ty]) => {};
+    (@items ($settled:expr) $g:tt [$p:ty] [$t:ty] $field:ident : $run:expr, $($rest:tt)*) => {
+        $crate::ref_counted!(@item ($settled) $g [$p] [$t] $field 0 $run);
+        $crate::ref_counted!(@items ($settled) $g [$p] [$t] $($rest)*);
     };
-    (@items $g:tt [$p:ty] [$t:ty] $field:ident @ $id:literal : $run:expr, $($rest:tt)*) => {
-        $crate::ref_counted!(@item $g [$p] [$t] $field $id $run);
-        $crate::ref_counted!(@items $g [$p] [$t] $($rest)*);
+    (@items ($settled:expr) $g:tt [$p:ty] [$t:ty] $field:ident @ $id:literal : $run:expr, $($rest:tt)*) => {
+        $crate::ref_counted!(@item ($settled) $g [$p] [$t] $field $id $run);
+        $crate::ref_counted!(@items ($settled) $g [$p] [$t] $($rest)*);
     };
-    (@item [$($generics:tt)*] [$p:ty] [$t:ty] $field:ident $id:literal $run:expr) => {
-        // SAFETY: the item is initialised above; `has_work!` checks that the field is the item.
-        unsafe impl<$($generics)*> $crate::HasWork<$p, $id> for $t {
+    (
+        @item ($settled:expr) [$($generic:ident $(: $bound:path)?),*] [$p:ty] [$t:ty] $field:ident $id:literal
+        $run:expr
+    ) => {
+        const _: $crate::work::Settled = $settled;
+        // SAFETY: the item is settled (`Settled`); `has_work!` checks that the field is the item.
+        unsafe impl<$($generic $(: $bound)?),*> $crate::HasWork<$p, $id> for $t {
             $crate::has_work!($field: $crate::Work<$t, $p, $id>);
             fn run(this: $crate::Ref<Self, $p>) {
                 ($run)(this)
             }
         }
     };
+}
+
+/// The promise that the work items which [`ref_counted!`](crate::ref_counted) connects are settled. For that
+/// macro alone.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Settled(());
+
+impl Settled {
+    /// Gives the promise.
+    ///
+    /// # Safety
+    /// The [`RefCounted::init`] of the type settles every work item that is connected with it.
+    #[must_use]
+    pub const unsafe fn promise() -> Self {
+        Self(())
+    }
 }
 
 /// Called by the platform's worker.

@@ -12,6 +12,8 @@ mod shared;
 mod soft;
 mod waiter;
 
+#[doc(hidden)]
+pub use item::Settled;
 pub use item::{HasWork, Work, cancel, enqueue, flush_item, is_pending};
 pub use shared::SharedQueue;
 pub use soft::{SoftQueue, SoftWork};

@@ -150,13 +150,9 @@ unsafe impl<P: Platform> RefCounted<P> for SoftQueue<P> {
     }
 
     unsafe fn last_put(&self) -> LastPut {
-        // Nobody can enqueue any more. What was queued owns counts of its objects, not of the
-        // queue: dropping the queue with work in it would lose them, so it must be shut down first.
-        debug_assert!(
-            self.with(|s| s.head.is_null() && s.running.is_null()),
-            "a queue was dropped with work in it"
-        );
-        LastPut::Drop
+        // Nobody can enqueue any more, and no worker is left. What is queued all the same owns counts of its objects, and its
+        // links point here: it stays as it is. A platform must let the workers run the list empty first.
+        if self.is_empty() { LastPut::Drop } else { LastPut::Leak }
     }
 }
 

@@ -11,6 +11,8 @@
 //! fork write-protects the parent; a frame that is unmapped while it is pinned lives until the last unpin; a reclaimed page that is still
 //! pinned stays; reclaim and the OOM reaper take no address-space lock; registration excludes open invalidations.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod engine;
 mod fault;
 mod frames;
@@ -47,3 +49,8 @@ pub const TOP: usize = 1 << if usize::BITS == 64 { 47 } else { usize::BITS - 1 }
 
 #[cfg(test)]
 mod tests;
+
+/// The example of the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub mod readme {}

@@ -160,7 +160,7 @@ impl Machine {
     }
 
     pub(super) fn records_add(&self, n: isize) {
-        self.0.records.fetch_add(n.cast_unsigned(), Ordering::Relaxed);
+        self.0.records.fetch_add(n as usize, Ordering::Relaxed);
     }
 
     /// What is known of a page.

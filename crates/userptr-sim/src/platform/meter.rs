@@ -81,9 +81,8 @@ impl Meter {
 
     fn reclaim(&self) {
         let hook = self.hook.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(hook) = hook
-            && !IN_HOOK.replace(true)
-        {
+        let Some(hook) = hook else { return };
+        if !IN_HOOK.replace(true) {
             hook();
             IN_HOOK.set(false);
         }
