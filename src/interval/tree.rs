@@ -67,8 +67,8 @@ fn descend<P: Platform>(mut at: At<P>, range: AddrRange) -> Option<At<P>> {
     loop {
         let here = at.range();
         let [left, right] = at.kids();
-        // Branches, and no conditional moves: where the guess is right, the next node is loaded before this one is compared.
-        // With nodes out of the nearest cache that is a third faster.
+        // Branches, and no conditional moves: where the guess is right, the next node is loaded
+        // before this one is compared. With nodes out of the nearest cache that is a third faster.
         if left.max >= range.start() {
             if let Some(left) = left.node {
                 at = left;
@@ -213,7 +213,8 @@ unsafe impl<P: Platform> IntervalIndex<P> for Tree<P> {
             let right = at.kid(Side::Right);
             if right.max >= range.start() {
                 if let Some(kid) = right.node {
-                    // If nothing overlaps there, then everything later starts past the range: see `descend`.
+                    // If nothing overlaps there, then everything later starts past the range: see
+                    // `descend`.
                     return descend(kid, range).map(At::node);
                 }
             }

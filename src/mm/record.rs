@@ -22,8 +22,8 @@ use core::ops::Deref;
 /// Source: `struct i915_mm_struct`.
 pub struct MmRecord<S: AddressSpace> {
     registry: Ref<MmRegistry<S>, S::Platform>,
-    /// Returns the identity under which the registry keeps it. Asked of the address space once: an answer that changed would leave a
-    /// record in a list that the registry does not look into.
+    /// Returns the identity under which the registry keeps it. Asked of the address space once: an
+    /// answer that changed would leave a record in a list that the registry does not look into.
     id: usize,
     space: S,
     next: <S::Platform as Platform>::Cell<Option<RecordPtr<S>>>,
@@ -232,8 +232,9 @@ impl<S: AddressSpace> Drop for MmRef<S> {
         guard.with(|buckets| buckets.unlink(&last));
         drop(guard);
         if let Err(refused) = enqueue::<_, S::Platform, 0>(&registry.releases, last.revive()) {
-            // The release queue was shut down from outside. Freeing here could wait for the callback that we are in; leak it
-            // instead: the registration stays, and finds no object.
+            // The release queue was shut down from outside. Freeing here could wait for the
+            // callback that we are in; leak it instead: the registration stays, and finds no
+            // object.
             core::mem::forget(refused);
         }
     }

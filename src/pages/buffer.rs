@@ -111,7 +111,8 @@ impl<T: Copy, P: Platform> Drop for Buffer<T, P> {
         // CANNOT FAIL: the same computation succeeded in `with_capacity`.
         let Ok(layout) = Layout::array::<T>(self.capacity) else { return };
         if layout.size() != 0 {
-            // SAFETY: the memory came from `P::alloc` with this layout and is not used again. `T: Copy` needs no drop.
+            // SAFETY: the memory came from `P::alloc` with this layout and is not used again. `T:
+            // Copy` needs no drop.
             unsafe { P::dealloc(self.ptr.cast(), layout) };
         }
     }

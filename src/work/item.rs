@@ -134,8 +134,8 @@ macro_rules! ref_counted {
             $($field:ident $(@ $id:literal)? : $run:expr),* $(,)?
         }
     ) => {
-        // SAFETY: every work item that an impl of `HasWork` below connects is initialised; only counted
-        // references point to the object.
+        // SAFETY: every work item that an impl of `HasWork` below connects is initialised; only
+        // counted references point to the object.
         unsafe impl$(<$($generic $(: $bound)?),*>)? $crate::RefCounted<$p> for $t {
             unsafe fn init(&self) {
                 $(
@@ -151,8 +151,8 @@ macro_rules! ref_counted {
         );
     };
     // The steps below connect items that the step above settles. Called by anybody else they need a
-    // `Settled`, and so an `unsafe` of the caller's. Generics are matched as such: as bare tokens they could
-    // end this impl and begin another.
+    // `Settled`, and so an `unsafe` of the caller's. Generics are matched as such: as bare tokens
+    // they could end this impl and begin another.
     (@items ($settled:expr) [$($generics:tt)*] [$p:ty] [$t:ty]) => {};
     (@items ($settled:expr) $g:tt [$p:ty] [$t:ty] $field:ident : $run:expr, $($rest:tt)*) => {
         $crate::ref_counted!(@item ($settled) $g [$p] [$t] $field 0 $run);
@@ -177,8 +177,8 @@ macro_rules! ref_counted {
     };
 }
 
-/// The promise that the work items which [`ref_counted!`](crate::ref_counted) connects are settled. For that
-/// macro alone.
+/// The promise that the work items which [`ref_counted!`](crate::ref_counted) connects are settled.
+/// For that macro alone.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Settled(());

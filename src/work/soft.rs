@@ -150,8 +150,9 @@ unsafe impl<P: Platform> RefCounted<P> for SoftQueue<P> {
     }
 
     unsafe fn last_put(&self) -> LastPut {
-        // Nobody can enqueue any more, and no worker is left. What is queued all the same owns counts of its objects, and its
-        // links point here: it stays as it is. A platform must let the workers run the list empty first.
+        // Nobody can enqueue any more, and no worker is left. What is queued all the same owns
+        // counts of its objects, and its links point here: it stays as it is. A platform must let
+        // the workers run the list empty first.
         if self.is_empty() { LastPut::Drop } else { LastPut::Leak }
     }
 }
