@@ -20,7 +20,7 @@ enum Slot {
     Free(u32),
 }
 
-/// No handle.
+/// The end of the chain of free places.
 const NONE: u32 = 0;
 
 /// Returns the handle of a place. A table has fewer places than there are handles.
@@ -28,10 +28,11 @@ fn handle_at(place: usize) -> u32 {
     u32::try_from(place).ok().and_then(|at| at.checked_add(1)).unwrap_or(NONE)
 }
 
-/// One user of a device: a table of handles, for drivers with system calls. Counted, cheap to clone.
+/// One user of a device: a table of handles, for drivers with system calls. Counted, cheap to
+/// clone.
 ///
-/// Handles are small numbers from 1, and are reused after a close. Every call takes the same time however
-/// many there are, but for the one in a doubling that moves the table.
+/// Handles are small numbers from 1, and are reused after a close. Every call takes the same time
+/// however many there are, but for the one in a doubling that moves the table.
 ///
 /// ```
 /// # use userptr::platforms::std::Std;
@@ -72,15 +73,15 @@ struct Table<D: Device> {
 // SAFETY: the pointers are counted handles in another form, and those are `Send`.
 unsafe impl<D: Device> Send for Table<D> {}
 
-// SAFETY: `init` settles the mutex.
+// SAFETY: `init` initialises the mutex.
 unsafe impl<D: Device> RefCounted<PlatformOf<D>> for Shared<D> {
     unsafe fn init(&self) {
         // SAFETY: called once, at the final address (caller).
         unsafe { self.table.init() }
     }
 
-    /// Closes every handle. Not in `Drop`, which also runs for a client that found no memory and was never
-    /// settled: its mutex may not be taken.
+    /// Closes every handle. Not in `Drop`, which also runs for a client that found no memory and
+    /// was never initialised: its mutex may not be taken.
     unsafe fn last_put(&self) -> LastPut {
         let mut handle = 1_u32;
         while self.with(|table| table.slot(handle).is_some()) {
@@ -119,8 +120,8 @@ impl<D: Device> Client<D> {
     /// Registers a range and gives it a handle. See [`Context::register_raw`] for the checks.
     ///
     /// # Errors
-    /// Those of [`Context::register_raw`], then [`Error::NoMemory`] or [`Error::Slots`] for the handle;
-    /// nothing is left behind.
+    /// Those of [`Context::register_raw`], then [`Error::NoMemory`] or [`Error::Slots`] for the
+    /// handle; nothing is left behind.
     pub fn create(&self, space: &D::Space, address: usize, size: usize, flags: u32) -> Result<u32, Error>
     where
         D::Space: ForeignMemory,
@@ -139,8 +140,8 @@ impl<D: Device> Client<D> {
                 Ok(handle) => return Ok(handle),
                 Err(size) => size,
             };
-            // Full. The larger table is allocated with no lock held, then swapped in if nobody else was
-            // faster.
+            // Full. The larger table is allocated with no lock held, then swapped in if nobody else
+            // was faster.
             let size = size.checked_mul(2).ok_or(Error::Slots)?.max(FIRST);
             if u32::try_from(size).is_err() {
                 return Err(Error::Slots);
@@ -159,7 +160,8 @@ impl<D: Device> Client<D> {
         self.shared
             .with(|table| {
                 let Slot::Used(raw) = *table.slot(handle)? else { return None };
-                // SAFETY: the table owns a handle, so the object lives; the borrowed one is not dropped.
+                // SAFETY: the table owns a handle, so the object lives; the borrowed handle is not
+                // dropped.
                 let borrowed = ManuallyDrop::new(unsafe { UserPtr::<D>::from_raw(raw) });
                 Some(UserPtr::clone(&borrowed))
             })
@@ -186,8 +188,8 @@ impl<D: Device> Client<D> {
         self.len() == 0
     }
 
-    /// Returns a pointer that owns this client, for a foreign structure (`file->private_data`). Pair with
-    /// [`from_raw`](Self::from_raw).
+    /// Returns a pointer that owns this client, for a foreign structure (`file->private_data`).
+    /// Pair with [`from_raw`](Self::from_raw).
     #[must_use = "the client goes with the pointer"]
     pub fn into_raw(self) -> *const () {
         Ref::into_raw(self.shared).cast()
@@ -206,7 +208,8 @@ impl<D: Device> Client<D> {
 
 impl<D: Device> Shared<D> {
     fn with<R>(&self, f: impl FnOnce(&mut Table<D>) -> R) -> R {
-        // SAFETY: settled by `Ref::try_new`. No section allocates, drops an object or enters another.
+        // SAFETY: initialised by `Ref::try_new`. No section allocates, drops an object or enters
+        // another.
         unsafe { self.table.with(f) }
     }
 
@@ -230,7 +233,8 @@ impl<D: Device> Table<D> {
         self.slots.get_mut(at)
     }
 
-    /// Puts the object into a free place, the one that was left last, or says how large the table is.
+    /// Puts the object into the free place that was left last. Returns the size of the table if
+    /// there is none.
     fn place(&mut self, object: &mut Option<UserPtr<D>>) -> Result<u32, usize> {
         let (size, handle) = (self.slots.len(), self.free);
         let slot = self.slot(handle).ok_or(size)?;
@@ -250,8 +254,8 @@ impl<D: Device> Table<D> {
         Some(object)
     }
 
-    /// Moves into the larger table, filled up with free places, unless it is none. Called for a table that is full, or was a
-    /// moment ago.
+    /// Moves into `larger`, filled up with free places, unless it is not larger. Called for a table
+    /// that is full, or was a moment ago.
     fn grow(&mut self, larger: &mut Buffer<Slot, PlatformOf<D>>) {
         if larger.capacity() <= self.slots.len() {
             return;
@@ -259,7 +263,7 @@ impl<D: Device> Table<D> {
         for slot in self.slots.iter() {
             let _ = larger.push(*slot);
         }
-        // The new places, lowest first, in front of those that others left meanwhile.
+        // The new places, lowest first, in front of those that were freed meanwhile.
         let first = handle_at(larger.len());
         while larger.len() < larger.capacity() {
             let after = larger.len().saturating_add(1);

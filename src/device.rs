@@ -29,16 +29,17 @@ pub struct Limits {
     pub max_pages: usize,
     /// The limits of its scatter-gather tables. Default: none.
     pub sg: SgLimits,
-    /// Whether the device can be kept from writing: the driver honours [`PinnedRange::write`]. Without it,
-    /// `READ_ONLY` is refused with `ENODEV`. Default: `false`.
+    /// Whether the device can be kept from writing: the driver honours [`PinnedRange::write`]. Without
+    /// it, `READ_ONLY` is refused with `ENODEV`. Default: `false`.
     pub read_only: bool,
-    /// Whether its accesses are coherent with the processor's caches. Without it no context can be made
-    /// (`ENODEV`). Default: `true`.
+    /// Whether its accesses are coherent with the processor's caches. Without it no context can be
+    /// made (`ENODEV`). Default: `true`.
     pub coherent: bool,
-    /// How long an invalidation waits for leases and devices, all its objects together. `None`: for ever.
-    /// Default: 10 s.
+    /// How long an invalidation waits for leases and devices, all its objects together. `None`:
+    /// forever. Default: 10 s.
     pub deadline: Option<Duration>,
-    /// The most pin workers in flight at once, over all clients; at least one (rule 17). Default: 16.
+    /// The most pin workers in flight at once, over all clients; at least one
+    /// ([rule 17](crate::docs::protocol#rule-17)). Default: 16.
     pub max_workers: usize,
 }
 
@@ -129,9 +130,9 @@ impl<'a, S: AddressSpace> Prepare<'a, S> {
     /// Returns what the core would give a device, for a test of [`Device::prepare`] alone.
     ///
     /// # Safety
-    /// The pages are pinned in `space`, from `address`, and stay so until the mapping that is made of them is
-    /// given to [`Device::unmap`]; `sg` says the same. The device may use them, and write them if `write`, as
-    /// [`register_unchecked`](crate::Context::register_unchecked) says.
+    /// The pages are pinned in `space`, from `address`, and stay so until the mapping that is made
+    /// of them is given to [`Device::unmap`]; `sg` says the same. The device may use them, and
+    /// write them if `write`, as [`register_unchecked`](crate::Context::register_unchecked) says.
     pub unsafe fn new(
         space: &'a S,
         address: usize,
@@ -146,8 +147,26 @@ impl<'a, S: AddressSpace> Prepare<'a, S> {
 /// A driver: what the core asks of it.
 ///
 /// # Locks
-/// A lock that `stop`, `wait_idle` or `unmap` takes may not be held across anything that can start an invalidation: an allocation,
-/// a fault, a copy from or to user memory (rule 28). These three are *reclaim class*: they do not allocate.
+/// A lock that `stop`, `wait_idle` or `unmap` takes must not be held across anything that can start
+/// an invalidation: an allocation, a fault, a copy from or to user memory
+/// ([rule 28](crate::docs::protocol#rule-28)). These three are *reclaim class*: they must not
+/// allocate.
+///
+/// # Two ways to know that the device is busy
+/// The core revokes an object in this order: `stop`, then every lease is dropped, then `wait_idle`,
+/// then `unmap`. A job may keep the device busy in either of two ways.
+///
+/// | | a lease for each job | a counter of jobs |
+/// |---|---|---|
+/// | who keeps it | the job owns an [`OwnedLease`](crate::OwnedLease), dropped at its completion | the driver counts up under a lease, drops the lease, counts down at the completion |
+/// | who waits | the core, for the leases | `wait_idle`, for the counter to reach zero |
+/// | at the deadline | the object is quarantined; the last lease releases it | `wait_idle` returns [`Outcome::TimedOut`]; [`retry_quarantined`](crate::Context::retry_quarantined) releases it |
+/// | good for | few, long jobs; completions in a thread that may sleep | many, short jobs; completions in an interrupt, where a lease must not be dropped |
+///
+/// A submit may follow a `stop`: a thread that had its lease before goes on until it drops it. But
+/// no submit follows the last lease, so none comes during `wait_idle`, and a counter that is raised
+/// under a lease only and has reached zero there stays zero. With leases alone `wait_idle` has
+/// nothing to wait for, and returns [`Outcome::Idle`].
 #[diagnostic::on_unimplemented(message = "`{Self}` is not a device: implement `Device` for it")]
 pub trait Device: Sized + Send + Sync + 'static {
     /// The memory it works on.
@@ -160,27 +179,30 @@ pub trait Device: Sized + Send + Sync + 'static {
         Limits::default()
     }
 
-    /// Maps pages. The device cannot use the mapping before the commit, because nobody has a lease yet. May allocate and sleep.
+    /// Maps pages. The device cannot use the mapping before the commit, because there is no lease
+    /// yet. May allocate and sleep.
     ///
     /// # Errors
-    /// Any; nothing stays mapped. `NoMemory` is reported once and forgotten (rule 15).
+    /// Any; nothing stays mapped. `NoMemory` is reported once and forgotten
+    /// ([rule 15](crate::docs::protocol#rule-15)).
     fn prepare(&self, what: Prepare<'_, Self::Space>) -> Result<Self::Map, Error>;
 
-    /// Asks the device to stop using the mapping. Never waits: all devices are asked before one is waited for (rule 24).
+    /// Asks the device to stop using the mapping. Must not wait: all devices are asked before one
+    /// is waited for ([rule 24](crate::docs::protocol#rule-24)).
     fn stop(&self, map: &Self::Map) {
         let _ = map;
     }
 
-    /// Waits until the device has stopped using the mapping, for good. `None`: for ever; zero: look once,
-    /// without waiting.
+    /// Waits until the device has stopped using the mapping, for good. `None`: forever; zero: look
+    /// once, without waiting.
     fn wait_idle(&self, map: &Self::Map, timeout: Option<Duration>) -> Outcome;
 
-    /// Takes the mapping away. The device is idle, or never began. Cannot fail.
+    /// Removes the mapping. The device is idle, or never used it. Must not fail.
     fn unmap(&self, map: Self::Map);
 
-    /// Learns what became of an object, for a log or counters of the driver's own; [`ContextStats`] counts
-    /// all of them. Called in an invalidation, with no lock held: it must not wait, allocate or call into
-    /// this crate. Does nothing by default.
+    /// Learns what became of an object, for a log or counters of the driver's own; [`ContextStats`]
+    /// counts all of them. Called in an invalidation, with no lock held: it must not wait, allocate
+    /// or call into this crate. Does nothing by default.
     ///
     /// [`ContextStats`]: crate::ContextStats
     fn event(&self, event: Event) {

@@ -71,7 +71,7 @@ errors! {
     /// one queue was given for two roles that wait for each other.
     SameQueue = 22 "EINVAL" "one queue has two roles, and would wait for itself: give the builder different queues";
     /// the range is not, or no longer, memory of that address space. Sticks to the object until the
-    /// range is invalidated or the object is reset (rule 15).
+    /// range is invalidated or the object is reset ([rule 15](crate::docs::protocol#rule-15)).
     Fault = 14 "EFAULT" "the range is not mapped: map it, then `reset` the object and acquire again";
     /// the memory is there, but cannot be pinned for what the device does. Sticks like [`Error::Fault`].
     Unpinnable = 14 "EFAULT" "the mapping cannot be pinned for the device: it is read-only, a device's, or shared with a file on disk";
@@ -137,7 +137,7 @@ impl Error {
     }
 
     /// Returns whether the error sticks to an object until its range is invalidated or it is reset
-    /// (rule 15).
+    /// ([rule 15](crate::docs::protocol#rule-15)).
     #[must_use]
     pub const fn is_sticky(self) -> bool {
         matches!(self, Self::Fault | Self::Unpinnable | Self::Gone)

@@ -1,4 +1,4 @@
-//! The flags of creation.
+//! The flags of a registration.
 
 use crate::error::Error;
 
@@ -11,12 +11,12 @@ impl Flags {
     pub const NONE: Self = Self(0);
     /// The device only reads; the pages are never dirtied.
     pub const READ_ONLY: Self = Self(1);
-    /// No notifications: the caller promises that the mapping does not change. Needs privilege.
+    /// No notifications: the caller must ensure that the mapping does not change. Needs privilege.
     pub const UNSYNCHRONIZED: Self = Self(1 << 31);
 
     const KNOWN: u32 = Self::READ_ONLY.0 | Self::UNSYNCHRONIZED.0;
 
-    /// From the bits that a caller gave.
+    /// Makes flags of the bits that a caller gave.
     ///
     /// # Errors
     /// [`Error::UnknownFlag`] for an unknown bit.
@@ -24,7 +24,7 @@ impl Flags {
         if bits & !Self::KNOWN == 0 { Ok(Self(bits)) } else { Err(Error::UnknownFlag) }
     }
 
-    /// The bits.
+    /// Returns the bits.
     #[must_use]
     pub const fn bits(self) -> u32 {
         self.0
@@ -36,7 +36,7 @@ impl Flags {
         Self(self.0 | more.0)
     }
 
-    /// Whether all bits of `other` are set.
+    /// Returns whether all bits of `other` are set.
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0

@@ -1,4 +1,5 @@
-//! Promises of layout, `Send` and `Sync` that users and `unsafe` code rely on, pinned at compile time on the standard host.
+//! Promises of layout, `Send` and `Sync` that users and `unsafe` code rely on, checked at compile
+//! time on the standard platform.
 
 use crate::address_space::AddressSpace;
 use crate::interval::{IntervalIndex, Node, Tree};
@@ -31,7 +32,7 @@ assert_eq_size!(Refcount<Std>, usize);
 // `Work` is the raw item: `raw_of` casts one to the other.
 assert_eq_size!(Work<Job, Std, 3>, SoftWork<Std>);
 assert_eq_align!(Work<Job, Std, 3>, SoftWork<Std>);
-// The standard host adds nothing to what it wraps.
+// The standard platform adds nothing to what it wraps.
 assert_eq_size!(NativeCell<[u64; 3]>, [u64; 3]);
 assert_eq_size!(NativeUsize, usize);
 // Two words for a range, nine for a node of the index.
@@ -55,19 +56,20 @@ assert_impl_all!(Ticket: Send, Sync, Copy);
 assert_impl_all!(Error: Send, Sync, core::error::Error);
 assert_obj_safe!(Subscriber<Std>);
 
-// A lock is given back by the thread that took it.
+// The thread that took a lock must release it.
 assert_not_impl_any!(Guard: Send);
-// One thread queries a tree at a time: the lock around it hands it on.
+// One thread queries a tree at a time: the lock around it passes it on.
 assert_impl_all!(Tree<Std>: Send, IntervalIndex<Std>);
 assert_not_impl_any!(Tree<Std>: Sync);
-// A start that has begun is finished once.
+// An invalidation after pass one is finished once.
 assert_impl_all!(PendingInvalidation<'static, Std>: Send);
 assert_not_impl_any!(PendingInvalidation<'static, Std>: Sync, Clone);
 // Each reference owns one count.
 assert_not_impl_any!(Ref<Queue, Std>: Copy);
 
-/// The owned lease of a device on any address space may be dropped by another thread than took it: by the one that completes the
-/// work. A borrowed one is shared with other threads, and stays in its own: see [`Local`](crate::userptr::Local).
+/// The owned lease of a device on any address space may be dropped by another thread than took it:
+/// by the one that completes the work. A borrowed one is shared with other threads, and stays in
+/// its own: see [`Local`](crate::userptr::Local).
 #[expect(dead_code, reason = "compiled, not called")]
 fn leases_travel<D: crate::Device>()
 where

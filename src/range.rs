@@ -1,4 +1,5 @@
-//! Address ranges with an inclusive last byte, so that a range can end at the top of the address space.
+//! Address ranges with an inclusive last byte, so that a range can end at the top of the address
+//! space.
 
 use crate::error::Error;
 use core::fmt;
@@ -25,10 +26,11 @@ impl AddrRange {
     /// Every address there is.
     pub const ALL: Self = Self { start: 0, last: usize::MAX };
 
-    /// `len` bytes from `start`.
+    /// Makes the range of `len` bytes from `start`.
     ///
     /// # Errors
-    /// [`Error::Empty`] if `len` is 0, [`Error::Fault`] if the range wraps past the top of the address space.
+    /// [`Error::Empty`] if `len` is 0, [`Error::Fault`] if the range wraps past the top of the
+    /// address space.
     pub const fn new(start: usize, len: usize) -> Result<Self, Error> {
         let Some(more) = len.checked_sub(1) else { return Err(Error::Empty) };
         match start.checked_add(more) {
@@ -37,14 +39,15 @@ impl AddrRange {
         }
     }
 
-    /// From `start` to `last`, both inclusive. `None` if `last < start`.
+    /// Makes the range from `start` to `last`, both inclusive. Returns `None` if `last < start`.
     #[must_use]
     pub const fn inclusive(start: usize, last: usize) -> Option<Self> {
         if start <= last { Some(Self { start, last }) } else { None }
     }
 
-    /// The bounds that a host hands to a callback: `end` is **exclusive**. `None` if nothing lies between them,
-    /// in particular for `end == 0` and `start == end`: such a call invalidates nothing (scenario 9).
+    /// Makes a range of the bounds that a kernel passes to a callback: `end` is **exclusive**.
+    /// Returns `None` if nothing is between them, in particular for `end == 0` and `start == end`:
+    /// such a call invalidates nothing ([scenario 9](crate::docs::scenarios#scenario-9)).
     #[must_use]
     pub const fn from_bounds(start: usize, end: usize) -> Option<Self> {
         match end.checked_sub(1) {
@@ -53,19 +56,19 @@ impl AddrRange {
         }
     }
 
-    /// The first byte.
+    /// Returns the first byte.
     #[must_use]
     pub const fn start(self) -> usize {
         self.start
     }
 
-    /// The last byte, **inclusive**.
+    /// Returns the last byte, **inclusive**.
     #[must_use]
     pub const fn last(self) -> usize {
         self.last
     }
 
-    /// The length in bytes, or `None` for [`AddrRange::ALL`], whose length does not fit.
+    /// Returns the length in bytes, or `None` for [`AddrRange::ALL`], whose length does not fit.
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "a range is never empty")]
     pub const fn len(self) -> Option<usize> {
@@ -73,7 +76,8 @@ impl AddrRange {
         self.last.wrapping_sub(self.start).checked_add(1)
     }
 
-    /// The number of pages of `1 << shift` bytes that the range touches. Never passes through 32 bits (rule 18).
+    /// Returns the number of pages of `1 << shift` bytes that the range touches. Never passes
+    /// through 32 bits ([rule 18](crate::docs::protocol#rule-18)).
     #[must_use]
     pub const fn pages(self, shift: u32) -> usize {
         let (first, last) = (shr(self.start, shift), shr(self.last, shift));
@@ -81,26 +85,26 @@ impl AddrRange {
         last.wrapping_sub(first).saturating_add(1)
     }
 
-    /// Whether both ends lie on page boundaries for pages of `1 << shift` bytes.
+    /// Returns whether both ends are page boundaries for pages of `1 << shift` bytes.
     #[must_use]
     pub const fn is_aligned(self, shift: u32) -> bool {
         let mask = !shl(usize::MAX, shift);
         self.start & mask == 0 && self.last & mask == mask
     }
 
-    /// Whether the two ranges share a byte.
+    /// Returns whether the two ranges share a byte.
     #[must_use]
     pub const fn overlaps(self, other: Self) -> bool {
         self.start <= other.last && other.start <= self.last
     }
 
-    /// Whether `other` lies wholly inside this range.
+    /// Returns whether `other` is wholly inside this range.
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {
         self.start <= other.start && other.last <= self.last
     }
 
-    /// The smallest range that covers both.
+    /// Returns the smallest range that covers both.
     #[must_use]
     pub const fn hull(self, other: Self) -> Self {
         Self {

@@ -1,7 +1,7 @@
 //! Events for `tracing`, behind the feature of that name. Without it these functions are empty.
 //!
-//! All of them are called with no lock of this crate held. Those of a revocation come from inside an
-//! invalidation: a collector that allocates there must not need what the invalidation holds up.
+//! All of them are called with no lock of this crate held. Those of a revocation come from inside
+//! an invalidation: a collector that allocates there must not need what the invalidation holds up.
 
 use crate::error::Error;
 use crate::notifier::Event;
@@ -29,8 +29,8 @@ pub(crate) fn event(event: Event) {
     }
 }
 
-/// Reports how an acquire that found no pages ended: in the caller's thread (`worker` is `false`), where
-/// `EAGAIN` also says that a worker goes on, or on a worker.
+/// Reports how an acquire that found no pages ended: in the caller's thread (`worker` is `false`),
+/// where `EAGAIN` also says that a worker goes on, or on a worker.
 #[cfg(feature = "tracing")]
 pub(crate) fn acquire(range: AddrRange, worker: bool, result: Result<(), Error>) {
     let (start, last) = (range.start(), range.last());

@@ -36,8 +36,8 @@ impl<D: Device> ContextBuilder<D> {
         self
     }
 
-    /// Gives the queue where pages are pinned. Its items take the address space's locks and users, so it
-    /// must not be the queue of the revocations (rule 8).
+    /// Gives the queue where pages are pinned. Its items take the address space's locks and users,
+    /// so it must not be the queue of the revocations ([rule 8](crate::docs::protocol#rule-8)).
     pub fn pin_queue(mut self, queue: QueueOf<D>) -> Self {
         self.pins = Some(queue);
         self
@@ -50,8 +50,8 @@ impl<D: Device> ContextBuilder<D> {
         self
     }
 
-    /// Gives the queue where records of address spaces are freed: neither of the other two, since such an
-    /// item waits for them (rule 13).
+    /// Gives the queue where records of address spaces are freed: neither of the other two, since
+    /// such an item waits for them ([rule 13](crate::docs::protocol#rule-13)).
     pub fn release_queue(mut self, queue: QueueOf<D>) -> Self {
         self.releases = Some(queue);
         self

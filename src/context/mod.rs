@@ -117,8 +117,9 @@ impl<D: Device> Context<D> {
         Ref::ptr_eq(&a.shared, &b.shared)
     }
 
-    /// Waits until every pin, revocation and release that is queued now has run (rule 26). The caller must
-    /// have stopped making new ones, and run on none of the queues.
+    /// Waits until every pin, revocation and release that is queued now has run
+    /// ([rule 26](crate::docs::protocol#rule-26)). The caller must have stopped making new ones,
+    /// and run on none of the queues.
     pub fn drain(&self) {
         self.shared.pins.drain();
         if let Some(revokes) = &self.shared.revokes {
@@ -162,7 +163,7 @@ impl<D: Device> Context<D> {
         self.shared.device.event(event);
     }
 
-    /// Takes a worker's place, if there is one (rule 17).
+    /// Takes a worker's place, if there is one ([rule 17](crate::docs::protocol#rule-17)).
     pub(crate) fn take_worker(&self) -> bool {
         let shared = &*self.shared;
         let mut old = shared.workers.load(Load::Relaxed);

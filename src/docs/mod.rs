@@ -1,12 +1,18 @@
 //! Pages about the whole.
 //!
-//! * [`protocol`]: states, flows, lock order, the 30 rules with the place and the check of each.
+//! * [`kernel`]: how a driver author adopts the core in a kernel module.
+//! * [`process`]: how a program uses it on its own memory, with VFIO, io_uring or a registration
+//!   cache.
+//! * [`protocol`]: flows, lock order, the rules with the place and the check of each.
+//! * [`scenarios`]: what the numbers of scenarios stand for, and the test of each.
 //! * [`orderings`]: every non-relaxed ordering, as numbered edges.
 //! * [`port_map`]: the reference driver's functions and ours; its holes.
-//! * [`kernel`]: how a driver author adopts the core in a kernel module.
 
 #[doc = include_str!("protocol.md")]
 pub mod protocol {}
+
+#[doc = include_str!("scenarios.md")]
+pub mod scenarios {}
 
 #[doc = include_str!("orderings.md")]
 pub mod orderings {}
@@ -16,6 +22,9 @@ pub mod port_map {}
 
 #[doc = include_str!("kernel.md")]
 pub mod kernel {}
+
+#[doc = include_str!("process.md")]
+pub mod process {}
 
 /// Programs that must not compile.
 #[cfg(all(doctest, feature = "std"))]

@@ -1,6 +1,6 @@
-//! What safe code must not be able to write. Each block was once a way to undefined behaviour, or is next to
-//! one, and must be refused by the compiler with the error that it names. Only a nightly compiler compares
-//! that number, so `.ci/run` runs these on one, too.
+//! What safe code must not be able to write. Each block was once a way to undefined behaviour, or
+//! is next to one, and must be refused by the compiler with the error that it names. Only a nightly
+//! compiler compares that number, so `.ci/run` runs these on one, too.
 //!
 //! # Only the core commits and revokes
 //!
@@ -23,8 +23,8 @@
 //!     subscriber(object);
 //! }
 //! ```
-//! For a subscriber of one's own, what the core calls is unsafe: the commit, whose closure runs under a
-//! spinlock, and the two steps of a revocation.
+//! For a subscriber of one's own, what the core calls is unsafe: the commit, whose closure runs
+//! under a spinlock, and the two steps of a revocation.
 //! ```compile_fail,E0133
 //! # use userptr::{Notifier, Ref, notifier::{Subscriber, Ticket}, platforms::std::Std};
 //! fn commit<T: Subscriber<Std>>(object: &Ref<T, Std>, ticket: Ticket) {
@@ -146,7 +146,8 @@
 //! struct Job;
 //! userptr::ref_counted! { impl[> Send for Shared {} unsafe impl<] RefCounted<Std> for Job {} }
 //! ```
-//! The macro's own steps, which connect an item without initialising it, need the word that the lint sees.
+//! The macro's own steps, which connect an item without initialising it, need the word that the
+//! lint sees.
 //! ```compile_fail
 //! #![forbid(unsafe_code)]
 //! # use userptr::{Ref, Work, platforms::std::Std};
@@ -224,7 +225,8 @@
 //! ```
 //!
 //! # Memory of one's own
-//! It is registered with a promise; the safe way is for foreign memory, and who says that it is promises.
+//! It is registered with a promise; the safe way is for foreign memory, and who says that it is
+//! promises.
 //! ```compile_fail,E0277
 //! # use userptr::{AddrRange, Context, Device, Flags};
 //! fn register<D: Device>(context: &Context<D>, space: &D::Space, range: AddrRange) {

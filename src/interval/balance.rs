@@ -1,14 +1,14 @@
 //! How the tree keeps its height and its maxima.
 //!
-//! Every link that must be there is there by the tree's invariants; where the compiler cannot see that, the code does
-//! nothing rather than panic, and `check` would tell.
+//! Every link that must be there is there by the tree's invariants; where the compiler cannot see
+//! that, the code does nothing rather than panic, and `check` reports it.
 
 use super::links::{At, Kid, Side};
 use super::tree::Tree;
 use crate::platform::Platform;
 
 impl<P: Platform> Tree<P> {
-    /// Hangs `kid` below `parent`, or makes it the root.
+    /// Links `kid` as a child of `parent`, or makes it the root.
     pub(super) fn hang(&mut self, parent: Option<At<P>>, side: Side, kid: Kid<P>) {
         match parent {
             Some(parent) => parent.set_kid(side, kid),
@@ -19,7 +19,7 @@ impl<P: Platform> Tree<P> {
         }
     }
 
-    /// Puts `new` where `old` hangs below `parent`. The maximum stays for the caller to settle.
+    /// Puts `new` in the place of `old` below `parent`. The caller must set the maximum.
     pub(super) fn replace(&mut self, parent: Option<At<P>>, old: At<P>, new: At<P>) {
         match parent {
             Some(parent) => {
@@ -30,7 +30,7 @@ impl<P: Platform> Tree<P> {
         }
     }
 
-    /// A node that reaches to `last` was added below `at`.
+    /// Raises the maxima: a node that reaches to `last` was added below `at`.
     pub(super) fn raise_max(&mut self, mut at: At<P>, last: usize) {
         while let Some(parent) = at.parent() {
             let side = at.side_of(parent);
@@ -43,7 +43,7 @@ impl<P: Platform> Tree<P> {
         self.root.max = self.root.max.max(last);
     }
 
-    /// What hangs below `at` changed: sets the maxima right from there upwards, as far as they differ.
+    /// Corrects the maxima after a change below `at`, from there upwards, as far as they differ.
     pub(super) fn settle_max(&mut self, mut at: At<P>) {
         loop {
             let max = at.subtree_max();
@@ -58,7 +58,7 @@ impl<P: Platform> Tree<P> {
         }
     }
 
-    /// The subtree `at` grew by one level.
+    /// Rebalances after the subtree `at` grew by one level.
     pub(super) fn retrace_grown(&mut self, mut at: At<P>) {
         while let Some(parent) = at.parent() {
             let side = at.side_of(parent);
@@ -76,7 +76,7 @@ impl<P: Platform> Tree<P> {
         }
     }
 
-    /// The subtree on `side` of `at` shrank by one level.
+    /// Rebalances after the subtree on `side` of `at` shrank by one level.
     pub(super) fn retrace_shrunk(&mut self, mut at: At<P>, mut side: Side) {
         loop {
             // CANNOT WRAP: a balance is -1 to 1.
@@ -98,8 +98,8 @@ impl<P: Platform> Tree<P> {
         }
     }
 
-    /// `at` is two levels higher on `side` than on the other: rotates, and returns the node that is on top then. Its
-    /// balance is 0 if the subtree lost a level.
+    /// Rotates where `at` is two levels higher on `side` than on the other. Returns the node that
+    /// is then on top; its balance is 0 if the subtree lost a level.
     fn relieve(&mut self, at: At<P>, side: Side) -> At<P> {
         let heavy = side.weight();
         let Some(kid) = at.kid(side).node else { return at };
@@ -123,11 +123,12 @@ impl<P: Platform> Tree<P> {
         inner
     }
 
-    /// Rotates: `kid`, on `side` of `at`, takes the place of `at`, which goes below it on the other side.
+    /// Rotates: `kid`, on `side` of `at`, takes the place of `at`, which goes below it on the other
+    /// side.
     fn lift(&mut self, at: At<P>, kid: At<P>, side: Side) {
         let parent = at.parent();
         self.hang(Some(at), side, kid.kid(side.other()));
-        // The same nodes hang here as before: the maximum above stays.
+        // The same nodes are below as before: the maximum above stays.
         self.replace(parent, at, kid);
         kid.set_parent(parent);
         kid.set_kid(side.other(), Kid { node: Some(at), max: at.subtree_max() });

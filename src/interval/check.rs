@@ -8,8 +8,8 @@ use crate::platform::Platform;
 const DEEPEST: u32 = 96;
 
 impl<P: Platform> Tree<P> {
-    /// Checks order, parents, balances, maxima, height and the first node; returns the number of nodes and of levels, or
-    /// the invariant that does not hold. For tests.
+    /// Checks order, parents, balances, maxima, height and the first node; returns the number of
+    /// nodes and of levels, or the invariant that does not hold. For tests.
     ///
     /// # Errors
     /// The invariant that does not hold.

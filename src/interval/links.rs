@@ -35,7 +35,8 @@ impl Side {
 
 /// A link downwards, with the largest `last` (inclusive) of the subtree that it leads to.
 ///
-/// The maximum lies with the link and not with the child: a query that does not descend does not touch the child.
+/// The maximum is stored with the link and not with the child: a query that does not descend does
+/// not touch the child.
 ///
 /// # Invariants
 /// `max` is 0 where there is no child. It is no proof of one: a child's maximum can be 0 too.
@@ -59,7 +60,8 @@ impl<P: Platform> Copy for Kid<P> {}
 /// What the tree keeps in a node.
 ///
 /// # Invariants
-/// While the node is in a tree: `balance` is the height on the right less the height on the left, -1 to 1.
+/// While the node is in a tree: `balance` is the height on the right less the height on the left,
+/// -1 to 1.
 #[repr(C)]
 pub(super) struct Links<P: Platform> {
     /// Left and right, indexed by [`Side`].
@@ -77,9 +79,10 @@ impl<P: Platform> Links<P> {
 /// A node that is in the tree at hand.
 ///
 /// # Invariants
-/// It is made by `insert`, `remove` and `next` only, whose callers promise that the node is alive and in place while it is in
-/// the tree, and that one lock covers every call that can reach it. It is kept in the links of nodes of the same tree, in
-/// the tree itself, and on the stack of the tree's methods, nowhere else; `remove` takes it out of the first two.
+/// It is made by `insert`, `remove` and `next` only, whose callers ensure that the node is alive
+/// and in place while it is in the tree, and that one lock covers every call that can reach it. It
+/// is kept in the links of nodes of the same tree, in the tree itself, and on the stack of the
+/// tree's methods, nowhere else; `remove` takes it out of the first two.
 pub(super) struct At<P: Platform>(NonNull<Node<P>>);
 
 impl<P: Platform> Clone for At<P> {
@@ -98,10 +101,11 @@ impl<P: Platform> PartialEq for At<P> {
 
 impl<P: Platform> At<P> {
     /// # Safety
-    /// The node is alive and in place until it is removed from the tree, and the tree's lock is held.
+    /// The node must be alive and in place until it is removed from the tree, and the tree's lock
+    /// must be held.
     #[inline]
     pub(super) unsafe fn new(node: NonNull<Node<P>>) -> Self {
-        // INVARIANT: the caller's promise.
+        // INVARIANT: alive and in place, under the tree's lock (caller).
         Self(node)
     }
 
@@ -112,7 +116,8 @@ impl<P: Platform> At<P> {
 
     #[inline]
     pub(super) fn range(self) -> AddrRange {
-        // SAFETY: the node is alive (invariant of `At`), and nobody makes a `&mut` to a node that is in an index.
+        // SAFETY: the node is alive (invariant of `At`), and nobody makes a `&mut` to a node that
+        // is in an index.
         unsafe { self.0.as_ref() }.range()
     }
 
@@ -124,7 +129,8 @@ impl<P: Platform> At<P> {
 
     #[inline]
     fn read<R>(self, f: impl FnOnce(*const Links<P>) -> R) -> R {
-        // SAFETY: the node is alive (invariant of `At`), and nobody makes a `&mut` to a node that is in an index.
+        // SAFETY: the node is alive (invariant of `At`), and nobody makes a `&mut` to a node that
+        // is in an index.
         unsafe { self.0.as_ref() }.links.with(f)
     }
 
@@ -142,7 +148,8 @@ impl<P: Platform> At<P> {
 
     #[inline]
     pub(super) fn set_parent(self, parent: Option<Self>) {
-        // SAFETY: the lock is held (invariant of `At`), and no other access to the links is in progress in this thread.
+        // SAFETY: the lock is held (invariant of `At`), and no other access to the links is in
+        // progress in this thread.
         self.write(|links| unsafe { (*links).parent = parent });
     }
 
@@ -191,7 +198,7 @@ impl<P: Platform> At<P> {
         });
     }
 
-    /// Gives the child on `side` a new maximum, and says whether that was one.
+    /// Sets the maximum of the child on `side`. Returns whether it changed.
     #[inline]
     pub(super) fn update_max(self, side: Side, max: usize) -> bool {
         self.write(|links| {
@@ -217,7 +224,7 @@ impl<P: Platform> At<P> {
         self.write(|to| unsafe { *to = Links { after: (*to).after, ..links } });
     }
 
-    /// The node before this one in the order.
+    /// Returns the node before this one in the order.
     #[inline]
     pub(super) fn before(self) -> Option<Self> {
         if let Some(left) = self.kid(Side::Left).node {
@@ -233,20 +240,21 @@ impl<P: Platform> At<P> {
         }
     }
 
-    /// On which side of `parent` this node hangs.
+    /// Returns the side of `parent` that this node is on.
     #[inline]
     pub(super) fn side_of(self, parent: Self) -> Side {
         Side::new(parent.kid(Side::Right).node == Some(self))
     }
 
-    /// The largest `last` of the subtree below this node, itself included.
+    /// Returns the largest `last` of the subtree below this node, itself included.
     #[inline]
     pub(super) fn subtree_max(self) -> usize {
         let [left, right] = self.kids();
         self.range().last().max(left.max).max(right.max)
     }
 
-    /// The end of the chain of children on `side`: the first or the last node of the subtree.
+    /// Returns the end of the chain of children on `side`: the first or the last node of the
+    /// subtree.
     #[inline]
     pub(super) fn outermost(self, side: Side) -> Self {
         let mut at = self;

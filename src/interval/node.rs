@@ -1,4 +1,4 @@
-//! The node that lies inside the indexed object.
+//! The node inside the indexed object.
 
 use super::links::Links;
 use crate::platform::{Cell, Platform};
@@ -7,8 +7,8 @@ use core::fmt;
 
 /// A node of an interval index. Its range is fixed when it is made.
 ///
-/// Nine words on a host whose cell adds nothing. A query decides at each level with what lies in that level's node, and
-/// touches no node that it does not visit.
+/// Nine words on a platform whose cell adds nothing. A query decides at each level with what is
+/// stored in that level's node, and touches no node that it does not visit.
 ///
 /// # Invariants
 /// `links` is touched under the lock around the index only, and by the index only.
@@ -20,17 +20,17 @@ pub struct Node<P: Platform> {
 
 // SAFETY: the links are touched under one lock only (invariant).
 unsafe impl<P: Platform> Send for Node<P> {}
-// SAFETY: as above.
+// SAFETY: a shared node gives its range, which never changes; the links are under the lock.
 unsafe impl<P: Platform> Sync for Node<P> {}
 
 impl<P: Platform> Node<P> {
-    /// A node for `range`, in no index.
+    /// Makes a node for `range`, in no index.
     #[must_use]
     pub fn new(range: AddrRange) -> Self {
         Self { range, links: <P::Cell<_> as Cell<_>>::new(Links::NONE) }
     }
 
-    /// The range.
+    /// Returns the range.
     #[must_use]
     #[inline]
     pub fn range(&self) -> AddrRange {

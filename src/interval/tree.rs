@@ -1,4 +1,5 @@
-//! The interval tree of this crate: queries, insertion and removal. How it keeps its height is in `balance`.
+//! The interval tree of this crate: queries, insertion and removal. How it keeps its height is in
+//! `balance`.
 
 use super::IntervalIndex;
 use super::links::{At, Kid, Side};
@@ -11,17 +12,18 @@ use core::ptr::NonNull;
 
 /// An intrusive, balanced interval tree. It allocates nothing and never recurses.
 ///
-/// An AVL tree ordered by `(start, address of the node)`, in which each link downwards carries the largest `last` below
-/// it, and whose nodes are chained in that order. Its height is at most 1.44 log2(n). `insert`, `remove` and `first` are
-/// O(log n) in the worst case; `next` too, and O(1) where the next node in the order is a hit or past the range;
-/// [`hull`](IntervalIndex::hull) is O(1).
+/// An AVL tree ordered by `(start, address of the node)`, in which each link downwards carries the
+/// largest `last` below it, and whose nodes are chained in that order. Its height is at most 1.44
+/// log2(n). `insert`, `remove` and `first` are O(log n) in the worst case; `next` too, and O(1)
+/// where the next node in the order is a hit or past the range; [`hull`](IntervalIndex::hull) is
+/// O(1).
 ///
-/// Removal moves links between nodes and never a node's content, so the node that is removed is the one that
-/// the caller may free, and no other changes its place.
+/// Removal moves links between nodes and never a node's content, so the node that is removed is the
+/// one that the caller may free, and no other changes its place.
 ///
 /// # Invariants
-/// Every node below `root` is alive, was inserted and not removed since. `first` is the first of them in the order, and
-/// begins the chain.
+/// Every node below `root` is alive, was inserted and not removed since. `first` is the first of
+/// them in the order, and begins the chain.
 ///
 /// ```
 /// use core::ptr::NonNull;
@@ -45,8 +47,8 @@ pub struct Tree<P: Platform> {
     pub(super) first: Option<At<P>>,
 }
 
-// SAFETY: the nodes are reached by whoever owns the tree, under the lock that the callers of `insert` promised; the tree is
-// not `Sync`, so two threads never read it at once.
+// SAFETY: the nodes are reached by the owner of the tree, under the lock that the callers of
+// `insert` promised; the tree is not `Sync`, so two threads never read it at once.
 unsafe impl<P: Platform> Send for Tree<P> {}
 
 impl<P: Platform> fmt::Debug for Tree<P> {
@@ -55,17 +57,18 @@ impl<P: Platform> fmt::Debug for Tree<P> {
     }
 }
 
-/// The first node of the subtree below `at` that overlaps `range`.
+/// Returns the first node of the subtree below `at` that overlaps `range`.
 ///
-/// One path downwards suffices. If the left subtree reaches `range.start`, then either the first hit is in it, or the node
-/// that reaches so far starts after `range.last`, and with it everything to its right.
+/// One path downwards suffices. If the left subtree reaches `range.start`, then either the first
+/// hit is in it, or the node that reaches so far starts after `range.last`, and with it everything
+/// to its right.
 #[inline]
 fn descend<P: Platform>(mut at: At<P>, range: AddrRange) -> Option<At<P>> {
     loop {
         let here = at.range();
         let [left, right] = at.kids();
-        // Branches, and no conditional moves: where the guess is right, the next node is loaded before this one is compared.
-        // With nodes out of the nearest cache that is a third faster.
+        // Branches, and no conditional moves: where the guess is right, the next node is loaded
+        // before this one is compared. With nodes out of the nearest cache that is a third faster.
         if left.max >= range.start() {
             if let Some(left) = left.node {
                 at = left;
@@ -85,8 +88,8 @@ fn descend<P: Platform>(mut at: At<P>, range: AddrRange) -> Option<At<P>> {
     }
 }
 
-// SAFETY: `descend` and `next` return overlapping nodes in order (see there); `remove` leaves no link to the node; nodes are
-// relinked and never moved.
+// SAFETY: `descend` and `next` return overlapping nodes in order (see there); `remove` leaves no
+// link to the node; nodes are relinked and never moved.
 unsafe impl<P: Platform> IntervalIndex<P> for Tree<P> {
     const ALLOCATION_FREE: bool = true;
 
@@ -96,7 +99,7 @@ unsafe impl<P: Platform> IntervalIndex<P> for Tree<P> {
 
     /// Never fails.
     unsafe fn insert(&mut self, node: NonNull<Node<P>>) -> Result<(), Error> {
-        // SAFETY: the caller's promise.
+        // SAFETY: alive and in place, and every call is under the index's lock (caller).
         let at = unsafe { At::new(node) };
         let (start, addr) = at.key();
         // `before` is the last node that the way went to the right of.
@@ -135,7 +138,7 @@ unsafe impl<P: Platform> IntervalIndex<P> for Tree<P> {
     }
 
     unsafe fn remove(&mut self, node: NonNull<Node<P>>) {
-        // SAFETY: the caller's promise.
+        // SAFETY: alive and in place, and every call is under the index's lock (caller).
         let at = unsafe { At::new(node) };
         let parent = at.parent();
         let [left, right] = at.kids();
@@ -160,7 +163,8 @@ unsafe impl<P: Platform> IntervalIndex<P> for Tree<P> {
                 } else {
                     right.set_parent(Some(heir));
                     self.hang(Some(above), Side::Left, rest);
-                    // This may end early, before it reaches the heir's new place, where the maximum differs for another reason.
+                    // This may end early, before it reaches the successor's new place, where the
+                    // maximum differs for another reason.
                     self.settle_max(above);
                     (above, Side::Left)
                 };
@@ -194,7 +198,7 @@ unsafe impl<P: Platform> IntervalIndex<P> for Tree<P> {
 
     #[inline]
     unsafe fn next(&self, node: NonNull<Node<P>>, range: AddrRange) -> Option<NonNull<Node<P>>> {
-        // SAFETY: the caller's promise.
+        // SAFETY: `node` is in this tree, so alive, and the index's lock is held (caller).
         let mut at = unsafe { At::new(node) }.after()?;
         loop {
             let here = at.range();
@@ -204,11 +208,13 @@ unsafe impl<P: Platform> IntervalIndex<P> for Tree<P> {
             if here.last() >= range.start() {
                 return Some(at.node());
             }
-            // `at` ends before the range. What comes after it: its right subtree, then the first ancestor that it is left of.
+            // `at` ends before the range. What comes after it: its right subtree, then the first
+            // ancestor that it is left of.
             let right = at.kid(Side::Right);
             if right.max >= range.start() {
                 if let Some(kid) = right.node {
-                    // If nothing overlaps there, then everything later starts past the range: see `descend`.
+                    // If nothing overlaps there, then everything later starts past the range: see
+                    // `descend`.
                     return descend(kid, range).map(At::node);
                 }
             }

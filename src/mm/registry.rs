@@ -15,14 +15,16 @@ pub(super) type RecordPtr<S> = NonNull<Inner<MmRecord<S>, <S as AddressSpace>::P
 /// The address spaces that a device works on.
 ///
 /// # Invariants
-/// A linked record's count is above zero whenever the mutex is free: its last put takes the mutex first and unlinks it.
+/// A linked record's count is above zero whenever the mutex is free: its last put takes the mutex
+/// first and unlinks it.
 ///
 /// Source: `mm_structs`, `mm_lock`, `__i915_mm_struct_find`.
 pub struct MmRegistry<S: AddressSpace> {
     pub(super) buckets: Mutex<S::Platform, Buckets<S>>,
-    /// Where revocations of its notifiers run.
+    /// The queue of its notifiers' revocations.
     pub(super) revokes: Option<<S::Platform as Platform>::Queue>,
-    /// Where records are freed: another queue than the one that a record's release waits for (rule 13).
+    /// The queue on which records are freed: another than the one that a record's release waits for
+    /// ([rule 13](crate::docs::protocol#rule-13)).
     pub(super) releases: <S::Platform as Platform>::Queue,
 }
 
@@ -31,19 +33,21 @@ pub(super) struct Buckets<S: AddressSpace> {
     heads: [Option<RecordPtr<S>>; BUCKETS],
 }
 
-// SAFETY: the pointers are followed under the registry's mutex, while the records live (invariant of the registry).
+// SAFETY: the pointers are followed under the registry's mutex, while the records live (invariant
+// of the registry).
 unsafe impl<S: AddressSpace> Send for Buckets<S> {}
 
-// SAFETY: `init` settles the mutex. Records hold counted references to the registry.
+// SAFETY: `init` initialises the mutex. Records hold counted references to the registry.
 unsafe impl<S: AddressSpace> RefCounted<S::Platform> for MmRegistry<S> {
     unsafe fn init(&self) {
-        // SAFETY: the caller's promise, handed on.
+        // SAFETY: called once, at the final address (caller).
         unsafe { self.buckets.init() }
     }
 }
 
 impl<S: AddressSpace> MmRegistry<S> {
-    /// Makes a registry. `releases` is a queue that runs no revocations (rule 13).
+    /// Makes a registry. `releases` is a queue that runs no revocations
+    /// ([rule 13](crate::docs::protocol#rule-13)).
     ///
     /// # Errors
     /// [`Error::NoMemory`].
@@ -56,7 +60,7 @@ impl<S: AddressSpace> MmRegistry<S> {
         Ok(Ref::try_new(Self { buckets, revokes, releases })?)
     }
 
-    /// The record of an address space, made if there is none.
+    /// Returns the record of an address space, made if there is none.
     ///
     /// # Errors
     /// [`Error::NoMemory`].
@@ -82,7 +86,8 @@ impl<S: AddressSpace> MmRegistry<S> {
         }
     }
 
-    /// Calls `f` for each record, with no lock held. One that is linked or unlinked meanwhile may be passed over.
+    /// Calls `f` for each record, with no lock held. A record that is linked or unlinked meanwhile
+    /// may be missed.
     pub fn each(&self, mut f: impl FnMut(&MmRef<S>)) {
         for bucket in 0..BUCKETS {
             let mut place = 0_usize;
@@ -93,7 +98,7 @@ impl<S: AddressSpace> MmRegistry<S> {
         }
     }
 
-    /// The number of records. A snapshot.
+    /// Returns the number of records: a snapshot.
     #[must_use]
     pub fn len(&self) -> usize {
         self.with(|buckets| {
@@ -110,19 +115,20 @@ impl<S: AddressSpace> MmRegistry<S> {
         })
     }
 
-    /// Whether there is no record. A snapshot.
+    /// Returns whether there is no record: a snapshot.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Waits until every record that was given back so far is freed. Not from within the queue of the releases.
+    /// Waits until every record that was dropped so far is freed. Must not be called on the release
+    /// queue.
     pub fn flush(&self) {
         self.releases.flush();
     }
 
     pub(super) fn with<R>(&self, f: impl FnOnce(&mut Buckets<S>) -> R) -> R {
-        // SAFETY: settled by `Ref::try_new`. No section allocates, calls out or enters another.
+        // SAFETY: initialised by `Ref::try_new`. No section allocates, calls out or enters another.
         unsafe { self.buckets.with(f) }
     }
 }
@@ -150,7 +156,7 @@ impl<S: AddressSpace> Buckets<S> {
         None
     }
 
-    /// The record at a place of a list.
+    /// Returns the record at a place of a list.
     fn at(&self, bucket: usize, place: usize) -> Option<MmRef<S>> {
         let mut record = (*self.heads.get(bucket)?)?;
         // SAFETY: the mutex is held: linked records are alive, and their counts are above zero.
@@ -164,7 +170,7 @@ impl<S: AddressSpace> Buckets<S> {
     }
 
     /// # Safety
-    /// The record is in no list.
+    /// The record must be in no list.
     unsafe fn link(&mut self, id: usize, record: &Ref<MmRecord<S>, S::Platform>) {
         if let Some(head) = self.head(id) {
             // SAFETY: the mutex is held.

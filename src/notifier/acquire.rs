@@ -10,8 +10,8 @@ use crate::refcount::Ref;
 use core::fmt;
 use core::time::Duration;
 
-/// The right to commit one acquire of one object. Only the ticket of the newest attach is valid (rule 4):
-/// a generation number.
+/// The right to commit one acquire of one object. Only the ticket of the newest attach is valid
+/// ([rule 4](crate::docs::protocol#rule-4)): a generation number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "an attached object stays `Acquiring` until its ticket is committed or abandoned"]
 pub struct Ticket {
@@ -37,7 +37,7 @@ impl Ticket {
 pub enum AttachError {
     /// The address space is gone.
     Dead,
-    /// An invalidation of the range is in progress (rule 6).
+    /// An invalidation of the range is in progress ([rule 6](crate::docs::protocol#rule-6)).
     Window,
     /// Another thread acquires or revokes, or the object is quarantined.
     Busy,
@@ -230,9 +230,9 @@ impl<P: Platform> Notifier<P> {
         Self::with_notifier(&**sub, |_, _| unsafe { sub.attachment().state() })
     }
 
-    /// Waits until an attach may succeed: until the object is neither being acquired nor revoked, and no
-    /// window is open over it. Returns `false` if `timeout` passed first. The caller must hold no lease
-    /// and no lock (rule 29).
+    /// Waits until an attach may succeed: until the object is neither being acquired nor revoked,
+    /// and no window is open over it. Returns `false` if `timeout` passed first. The caller must
+    /// hold no lease and no lock ([rule 29](crate::docs::protocol#rule-29)).
     #[must_use = "`false` means that the time is over"]
     pub fn wait_ready<T: Subscriber<P>>(sub: &Ref<T, P>, timeout: Option<Duration>) -> bool {
         let notifier = sub.notifier();
@@ -265,7 +265,7 @@ impl<P: Platform> Notifier<P> {
     /// one. Returns `false` if the object has pages or is being revoked. An object that is not at `from`
     /// any more has been moved already: nothing is left to do.
     ///
-    /// It takes no ticket: two moves at once would supersede each other's for ever.
+    /// It takes no ticket: two moves at once would supersede each other's forever.
     pub(crate) fn rehome<T: Subscriber<P>>(sub: &Ref<T, P>, from: &Self, switch: impl FnOnce()) -> bool {
         let attachment = sub.attachment();
         let moved = from.with(|core| {

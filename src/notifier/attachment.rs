@@ -19,7 +19,7 @@ use core::time::Duration;
 ///   and is settled by its `init`.
 /// * [`notifier`](Self::notifier) does not change while the attachment is attached, and lives as long
 ///   as the object.
-/// * The object's [`last_put`](Object::last_put) calls [`Notifier::detach`] and returns its result.
+/// * The object's [`last_put`](crate::RefCounted::last_put) calls [`Notifier::detach`] and returns its result.
 #[diagnostic::on_unimplemented(message = "`{Self}` cannot be attached to a `Notifier<{P}>`")]
 pub unsafe trait Subscriber<P: Platform>: RefCounted<P> {
     /// Returns the attachment inside the object.
@@ -27,7 +27,7 @@ pub unsafe trait Subscriber<P: Platform>: RefCounted<P> {
     /// Returns the notifier that the object attaches to. A few loads: it is also called under that
     /// notifier's lock.
     fn notifier(&self) -> &Notifier<P>;
-    /// Returns how long a revocation may take, leases and device together. `None`: for ever.
+    /// Returns how long a revocation may take, leases and device together. `None`: forever.
     fn deadline(&self) -> Option<Duration>;
     /// Asks the device to stop. Must not wait.
     ///
@@ -56,7 +56,7 @@ pub(super) type Weak<P> = NonNull<Inner<dyn Subscriber<P>, P>>;
 /// # Invariants
 /// * While attached (any state but `Idle`) the object is alive and in place, though its count may be
 ///   zero: its release passes through [`Notifier::detach`] under the same lock first.
-/// * `slot` is changed under the notifier's lock only, and while somebody owns the revocation by the owner
+/// * `slot` is changed under the notifier's lock only, and while there is a revocation, by its owner
 ///   only; it is read under the lock, or by the owner. `next` and `until` are the owner's alone.
 pub struct Attachment<P: Platform> {
     pub(super) node: Node<P>,
@@ -206,7 +206,7 @@ impl<P: Platform> Attachment<P> {
         self.until.with_mut(|u| unsafe { *u = until });
     }
 
-    /// Returns how much time the revocation has left. `None`: for ever. Zero: ask once, without waiting.
+    /// Returns how much time the revocation has left. `None`: forever. Zero: ask once, without waiting.
     ///
     /// # Safety
     /// The caller owns the revocation.

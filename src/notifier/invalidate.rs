@@ -20,8 +20,8 @@ pub enum Blockable {
     No,
 }
 
-/// A non-blockable invalidation met something attached. Nothing was recorded and nothing changed (rule
-/// 10); `EAGAIN`.
+/// A non-blockable invalidation met something attached. Nothing was recorded and nothing changed (
+/// [rule 10](crate::docs::protocol#rule-10)); `EAGAIN`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WouldBlock;
 
@@ -44,12 +44,15 @@ impl<P: Platform> Notifier<P> {
     /// being attached there until the returned guard is dropped. Both passes in one, and the end: for a
     /// program that changes its mappings by itself.
     ///
-    /// When [`Invalidation::outcome`] is [`Outcome::Idle`], no overlapping object has pages installed or a
-    /// lease, whoever began its revocation (rule 5). Any other outcome says that something was quarantined.
+    /// When [`Invalidation::outcome`] is [`Outcome::Idle`], no overlapping object has pages
+    /// installed or a lease, whoever began its revocation ([rule 5](crate::docs::protocol#rule-5)).
+    /// Any other outcome says that something was quarantined.
     ///
-    /// Takes no lock if `range` is outside the hull of all attached objects (rule 30); in a gap inside it
-    /// costs the lock and a query. Never allocates (rule 11). The caller must hold no lock of this crate
-    /// and no lease in `range`; with a lease, the call runs into the deadline (rule 29).
+    /// Takes no lock if `range` is outside the hull of all attached objects
+    /// ([rule 30](crate::docs::protocol#rule-30)); in a gap inside it costs the lock and a query.
+    /// Never allocates ([rule 11](crate::docs::protocol#rule-11)). The caller must hold no lock of
+    /// this crate and no lease in `range`; with a lease, the call runs into the deadline
+    /// ([rule 29](crate::docs::protocol#rule-29)).
     ///
     /// # Errors
     /// [`WouldBlock`], only for [`Blockable::No`]: nothing was recorded.
@@ -60,9 +63,10 @@ impl<P: Platform> Notifier<P> {
         Ok(Invalidation { notifier: self, range, outcome })
     }
 
-    /// Pass one of an invalidation: records the window, closes every overlapping object to new leases, and
-    /// asks their devices to stop; waits for nothing. With several devices on one address space, call it
-    /// on each notifier and then finish each (rule 24). Every `Ok` opens a window and must have its
+    /// Pass one of an invalidation: records the window, closes every overlapping object to new
+    /// leases, and asks their devices to stop; waits for nothing. With several devices on one
+    /// address space, call it on each notifier and then finish each
+    /// ([rule 24](crate::docs::protocol#rule-24)). Every `Ok` opens a window and must have its
     /// [`invalidate_end`](Self::invalidate_end).
     ///
     /// # Errors
@@ -107,9 +111,10 @@ impl<P: Platform> Notifier<P> {
 
     /// Ends the invalidation of `range`: the page tables have changed, and attaches are possible again.
     ///
-    /// Closes one window with exactly this range, whoever opened it; an end that matches no window does
-    /// nothing (rule 12). While more than [`Platform::WINDOWS`] windows are open, only the hull of the
-    /// others is known, and an end inside it closes one of them.
+    /// Closes one window with exactly this range, whoever opened it; an end that matches no window
+    /// does nothing ([rule 12](crate::docs::protocol#rule-12)). While more than
+    /// [`Platform::WINDOWS`] windows are open, only the hull of the others is known, and an end
+    /// inside it closes one of them.
     ///
     /// Ordering: what the caller did before happens before any attach that this end lets through.
     ///
@@ -135,8 +140,9 @@ impl<P: Platform> Notifier<P> {
         P::fence();
     }
 
-    /// Ends the address space: releases everything, and nothing attaches any more (rule 14). Like an
-    /// invalidation of everything that never ends. Calling it twice is harmless.
+    /// Ends the address space: releases everything, and nothing attaches any more
+    /// ([rule 14](crate::docs::protocol#rule-14)). Like an invalidation of everything that never
+    /// ends. Calling it twice is harmless.
     pub fn exit(&self) -> Outcome {
         let mut marked = self.with(|core| {
             core.dead = true;
@@ -248,7 +254,7 @@ impl<P: Platform> Notifier<P> {
 }
 
 /// An invalidation in progress: nothing attaches in its range until this is dropped. Forgetting it leaves
-/// the range closed for ever, nothing worse.
+/// the range closed forever, nothing worse.
 #[must_use = "the invalidation ends when this is dropped: change the mapping before"]
 pub struct Invalidation<'n, P: Platform> {
     notifier: &'n Notifier<P>,
@@ -288,7 +294,7 @@ struct Marked<P: Platform> {
 
 /// An invalidation after pass one. [`finish`](Self::finish) it, or drop it, which does the same.
 ///
-/// Forgetting it leaves its objects without an owner: later invalidations of them wait for ever, nothing
+/// Forgetting it leaves its objects without an owner: later invalidations of them wait forever, nothing
 /// worse.
 #[must_use = "nothing is released before `finish`"]
 pub struct PendingInvalidation<'n, P: Platform> {
@@ -353,8 +359,9 @@ impl<'n, P: Platform> PendingInvalidation<'n, P> {
         result
     }
 
-    /// All own revocations first: another invalidation may be waiting for one of them while we wait for
-    /// its (rule 8, scenario 80).
+    /// All own revocations first: another invalidation may be waiting for one of them while we wait
+    /// for its ([rule 8](crate::docs::protocol#rule-8),
+    /// [scenario 80](crate::docs::scenarios#scenario-80)).
     fn run(&mut self) {
         while let Some(sub) = self.take() {
             let notifier = self.notifier;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   bit 63 CLOSED        no new lease
-//!   bit 62 QUARANTINED   the cancel gave up waiting: whoever drops the last lease finishes it
+//!   bit 62 QUARANTINED   the revocation reached its deadline: the last lease finishes it
 //!   bits 61..0           leases, the initial one of the installed pages included
 //! ```
 
@@ -33,9 +33,9 @@ pub(super) struct LeaseWord<P: Platform> {
 pub(super) enum Put {
     /// Nothing.
     Held,
-    /// Wake the cancel.
+    /// Wake the revocation.
     Drained,
-    /// The cancel gave up: finish it.
+    /// The revocation reached its deadline: finish it.
     Finish,
 }
 
@@ -46,7 +46,7 @@ impl<P: Platform> LeaseWord<P> {
 
     /// Opens the word with the initial lease and `more`. Called under the notifier's lock, after the pages are installed.
     pub(super) fn open(&self, more: usize) {
-        // ORDERING: publishes the installed pages; pairs with the acquire in `take`.
+        // ORDERING: publishes the installed pages; pairs with the acquire in `take` (E6).
         self.word.store(more.saturating_add(1), Store::Release);
     }
 
@@ -54,12 +54,13 @@ impl<P: Platform> LeaseWord<P> {
     pub(super) fn take(&self) -> bool {
         let mut old = self.word.load(Load::Relaxed);
         loop {
-            // `CLOSED`: without it two holders who take turns keep a cancel waiting for ever (scenario 79).
+            // `CLOSED`: without it two holders that take turns keep a
+            // revocation waiting forever (scenario 79).
             if old & CLOSED != 0 || old & COUNT == 0 || old & COUNT >= MOST {
                 return false;
             }
-            // ORDERING: pairs with the release in `open`, directly or through the read-modify-writes since: the holder
-            // sees the pages.
+            // ORDERING: pairs with the release in `open` (E6), directly or through the
+            // read-modify-writes since: the holder sees the pages.
             match self.word.compare_exchange(old, old.wrapping_add(1), Rmw::Acquire, Load::Relaxed) {
                 Ok(_) => return true,
                 Err(now) => old = now,
@@ -69,8 +70,8 @@ impl<P: Platform> LeaseWord<P> {
 
     /// One less.
     pub(super) fn put(&self) -> Put {
-        // ORDERING: releases the holder's use of the pages; pairs with the acquire of whoever sees zero: `is_drained`,
-        // `quarantine`, or the load below.
+        // ORDERING: releases the holder's use of the pages; pairs with the acquire of the thread
+        // that sees zero: `is_drained` or `quarantine` (E7), or the load below (E8).
         let old = self.word.fetch_sub(1, Rmw::Release);
         if old & COUNT != 1 {
             return Put::Held;
@@ -78,22 +79,25 @@ impl<P: Platform> LeaseWord<P> {
         if old & QUARANTINED == 0 {
             return Put::Drained;
         }
-        // ORDERING: this thread finishes the cancel: it must see the other holders' releases. It reads zero, the end of
+        // ORDERING: this thread finishes the revocation (E8), so it must see the other holders'
+        // releases. It reads zero, the end of
         // their release sequence.
         self.word.load(Load::Acquire);
         Put::Finish
     }
 
-    /// Refuses new leases and drops the initial one. Called under the notifier's lock, by whoever makes it `Revoking`.
+    /// Refuses new leases and drops the initial one. Called under the notifier's
+    /// lock, by the thread that makes it `Revoking`.
     pub(super) fn close(&self) {
         // One step for both: sets CLOSED, which was clear, and takes one from the count, which was at least one.
-        // ORDERING: none of its own: the pages are handed to the cancel by the notifier's lock and by `is_drained`.
+        // ORDERING: none of its own (E9): the pages go to the revocation by the notifier's lock and
+        // by `is_drained`.
         self.word.fetch_add(CLOSED.wrapping_sub(1), Rmw::Relaxed);
     }
 
     /// Whether every lease is gone, and their uses are visible.
     pub(super) fn is_drained(&self) -> bool {
-        // ORDERING: pairs with the release in `put`.
+        // ORDERING: pairs with the release in `put` (E7).
         self.word.load(Load::Acquire) & COUNT == 0
     }
 
@@ -103,8 +107,9 @@ impl<P: Platform> LeaseWord<P> {
         self.word.load(Load::Relaxed) & CLOSED != 0
     }
 
-    /// Leaves the rest of the cancel to the last lease, if there still is one. `false`: there is none, go on.
-    /// One step: between the look and the mark no lease can end unseen (rule 23).
+    /// Leaves the rest of the revocation to the last lease, if there still is one. Returns `false`
+    /// if there is none: the caller then continues. One step: between the look and the mark no
+    /// lease can end unseen ([rule 23](crate::docs::protocol#rule-23)).
     pub(super) fn quarantine(&self) -> bool {
         let mut old = self.word.load(Load::Relaxed);
         loop {
@@ -120,12 +125,13 @@ impl<P: Platform> LeaseWord<P> {
         }
     }
 
-    /// Whether the rest of a cancel was left to the last lease, which has not come to the notifier's lock yet. Under that lock.
+    /// Returns whether the rest of a revocation was left to the last lease, which has not reached the
+    /// notifier's lock yet. Called under that lock.
     pub(super) fn is_left_to_leases(&self) -> bool {
         self.word.load(Load::Relaxed) & QUARANTINED != 0
     }
 
-    /// As new. Called under the notifier's lock, after the cancel.
+    /// Resets the word. Called under the notifier's lock, after the revocation.
     pub(super) fn reset(&self) {
         self.word.store(CLOSED, Store::Relaxed);
     }
@@ -182,7 +188,8 @@ impl<T: Subscriber<P>, P: Platform> Holder<T, P> for &Ref<T, P> {
 /// A lease on a `Ready` object: while it lives the installed pages stay, and a revocation waits.
 ///
 /// Dropping it wakes that revocation; dropping the last lease of a quarantined object finishes the
-/// revocation, and may sleep. Forgetting it leaks the pages, nothing worse (rules 23 and 25).
+/// revocation, and may sleep. Forgetting it leaks the pages, nothing worse (rules
+/// [23](crate::docs::protocol#rule-23) and [25](crate::docs::protocol#rule-25)).
 ///
 /// `R` is `&Ref<T, P>` or `Ref<T, P>`.
 #[must_use = "the pages may be released as soon as the lease is dropped"]

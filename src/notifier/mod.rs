@@ -72,8 +72,8 @@ use core::fmt;
 use hull::Hull;
 use windows::{Overflow, Windows};
 
-/// How a revocation ended, and so how much of an invalidation's promise holds (rule 23). Ordered from best
-/// to worst.
+/// How a revocation ended, and so how much of an invalidation's promise holds
+/// ([rule 23](crate::docs::protocol#rule-23)). Ordered from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[must_use = "anything but `Idle` means that pages of the range are still pinned"]
 pub enum Outcome {
@@ -138,7 +138,8 @@ pub struct Notifier<P: Platform> {
     /// Invalidations, evictions and waiting acquires sleep here; woken when a state changes or a window
     /// closes.
     changed: WaitQueue<P::Wait>,
-    /// Where revocations run; `None`: in the thread that invalidates. Never a queue that pins (rule 8).
+    /// Where revocations run; `None`: in the thread that invalidates. Never a queue that pins
+    /// ([rule 8](crate::docs::protocol#rule-8)).
     revokes: Option<P::Queue>,
 }
 
@@ -184,8 +185,9 @@ unsafe impl<P: Platform> RefCounted<P> for Notifier<P> {
 impl<P: Platform> Notifier<P> {
     /// Makes a notifier.
     ///
-    /// With a queue, revocations run there; without, in the thread that invalidates. The queue must not run
-    /// pins, nor anything that takes the address space's locks or drops its users (rule 8).
+    /// With a queue, revocations run there; without, in the thread that invalidates. The queue must
+    /// not run pins, nor anything that takes the address space's locks or drops its users
+    /// ([rule 8](crate::docs::protocol#rule-8)).
     ///
     /// # Errors
     /// [`Error::NoMemory`].

@@ -12,8 +12,8 @@ use crate::refcount::{LastPut, Ref};
 use core::mem::ManuallyDrop;
 use core::time::Duration;
 
-/// Gives a revocation that is the caller's its deadline: `began` plus what the object allows. Every wait
-/// of the revocation gets what is left of it (rule 31).
+/// Gives a revocation that is the caller's its deadline: `began` plus what the object allows. Every
+/// wait of the revocation gets what is left of it ([rule 31](crate::docs::protocol#rule-31)).
 pub(super) fn set_deadline<P: Platform>(sub: &(impl Subscriber<P> + ?Sized), began: Duration) {
     let until = sub.deadline().map(|deadline| began.saturating_add(deadline));
     // SAFETY: the caller owns the revocation.
@@ -86,7 +86,7 @@ fn drain_and_release<P: Platform>(sub: &dyn Subscriber<P>, owner: Owner) -> Outc
 
 /// The sequence after the leases are gone.
 fn release<P: Platform>(sub: &dyn Subscriber<P>, owner: Owner) -> Outcome {
-    // If the driver unwinds, the object is quarantined as that of a lost device: nobody waits for ever.
+    // If the driver unwinds, the object is quarantined as that of a lost device: nobody waits forever.
     let unwound = Unwound { sub, owner };
     // SAFETY: the revocation is ours, and the leases are gone.
     let outcome = unsafe { sub.release(sub.attachment().time_left()) };
@@ -234,9 +234,10 @@ impl<P: Platform> Notifier<P> {
     /// Detaches an object whose count has reached zero; called from its `last_put`, which returns the
     /// result.
     ///
-    /// Pages that are installed are released here, in this thread, after the device stopped. The node
-    /// leaves the index only after that, so an invalidation that comes meanwhile waits (rule 2, scenarios
-    /// 77 and 78).
+    /// Pages that are installed are released here, in this thread, after the device stopped. The
+    /// node leaves the index only after that, so an invalidation that comes meanwhile waits
+    /// ([rule 2](crate::docs::protocol#rule-2), scenarios [77](crate::docs::scenarios#scenario-77)
+    /// and [78](crate::docs::scenarios#scenario-78)).
     ///
     /// # Safety
     /// The object's count is zero and this is called from its `last_put`.
@@ -313,7 +314,8 @@ impl<P: Platform> Notifier<P> {
         outcome
     }
 
-    /// Forgets a sticky failure (rule 15). Returns `false` if there was none.
+    /// Forgets a sticky failure ([rule 15](crate::docs::protocol#rule-15)). Returns `false` if
+    /// there was none.
     pub fn reset_failed<T: Subscriber<P>>(sub: &Ref<T, P>) -> bool {
         let attachment = sub.attachment();
         let was = Self::with_notifier(&**sub, |notifier, core| {
@@ -332,8 +334,8 @@ impl<P: Platform> Notifier<P> {
         was
     }
 
-    /// Returns whether a revocation of the object is queued and has not begun. An attached object has none
-    /// (rule 9).
+    /// Returns whether a revocation of the object is queued and has not begun. An attached object
+    /// has none ([rule 9](crate::docs::protocol#rule-9)).
     #[must_use]
     pub fn is_revoke_pending<T: Subscriber<P>>(sub: &Ref<T, P>) -> bool {
         sub.notifier().has_pending(sub.attachment())

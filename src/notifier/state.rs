@@ -36,7 +36,8 @@ pub enum State {
 /// while `state` is not `Idle`, when no section of the lock is running.
 pub(super) struct Slot<P: Platform> {
     state: State,
-    /// Counts attaches; a commit must bring back the newest (rule 4). Wraps after 2^64 attaches.
+    /// Counts attaches; a commit must bring back the newest
+    /// ([rule 4](crate::docs::protocol#rule-4)). Wraps after 2^64 attaches.
     ticket: u64,
     /// Why the object is quarantined.
     outcome: Outcome,

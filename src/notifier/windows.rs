@@ -53,14 +53,16 @@ impl<P: Platform> Windows<P> {
             if word & STATE != FREE {
                 continue;
             }
-            // ORDERING: acquires from the `close` that freed the slot. Who reads our range in place of the old one (`Slot::range`)
-            // or finds our window gone is thereby ordered after that close, too.
+            // ORDERING: acquires from the `close` that freed the slot (E12). Who reads our range in
+            // place of the old one (`Slot::range`) or finds our window gone is thereby ordered
+            // after that close, too.
             if slot.word.compare_exchange(word, word | WRITING, Rmw::Acquire, Load::Relaxed).is_ok() {
-                // ORDERING: hand on what the claim acquired, to whoever reads them behind the word of an older generation; pair
-                // with the loads in `Slot::range`.
+                // ORDERING: release what the claim acquired to a thread that reads them behind the
+                // word of an older generation; pair with the loads in `Slot::range` (E13).
                 slot.start.store(range.start(), Store::Release);
                 slot.last.store(range.last(), Store::Release);
-                // ORDERING: publishes the range; pairs with the acquire in `close` and `overlaps`.
+                // ORDERING: publishes the range; pairs with the acquire in `close` and `overlaps`
+                // (E11).
                 slot.word.store(word | OPEN, Store::Release);
                 return true;
             }
@@ -71,7 +73,8 @@ impl<P: Platform> Windows<P> {
     /// Closes one window with exactly this range. `false`: no slot holds one.
     pub(super) fn close(&self, range: AddrRange) -> bool {
         for slot in self.slots() {
-            // ORDERING: pairs with the release in `open`: the range below is that of this generation or a later one.
+            // ORDERING: pairs with the release in `open` (E11): the range below is that of this
+            // generation or a later one.
             let word = slot.word.load(Load::Acquire);
             if word & STATE != OPEN || slot.range() != (range.start(), range.last()) {
                 continue;
@@ -79,10 +82,11 @@ impl<P: Platform> Windows<P> {
             // The generation in the word makes sure that it is still the window whose range was read: another end of an equal
             // range may have closed it, and another start may have taken the slot.
             let freed = (word & !STATE).wrapping_add(GENERATION) | FREE;
-            // ORDERING: everything the invalidation did happens before an attach that sees the slot free (acquire in
-            // `overlaps`), or that reads the range of its next owner (`Slot::range`, through the claim). A failure acquires from
-            // the end that took this window: its own, of the same range, is left for us in a slot further on, and we have
-            // to see it there. It never fails for another reason: we look at each slot once.
+            // ORDERING: everything the invalidation did happens before an attach that sees the slot
+            // free (acquire in `overlaps`), or that reads the range of its next owner
+            // (`Slot::range`, through the claim: E13). On failure another thread closed this window
+            // with an equal range, so ours is in a later slot: acquire, so that the rest of this
+            // scan sees it (E12). It never fails for another reason: each slot is looked at once.
             if slot.word.compare_exchange(word, freed, Rmw::Release, Load::Acquire).is_ok() {
                 return true;
             }
@@ -92,10 +96,11 @@ impl<P: Platform> Windows<P> {
 
     /// Whether an open window overlaps. Called under the notifier's lock; after an insert, with a full fence in between.
     ///
-    /// A slot that is being written is passed over: its owner has not passed its fence, so it will see what was inserted
-    /// before ours (rule 30).
+    /// A slot that is being written is passed over: its owner has not passed its fence, so it will
+    /// see what was inserted before ours ([rule 30](crate::docs::protocol#rule-30)).
     pub(super) fn overlaps(&self, range: AddrRange) -> bool {
-        // ORDERING: pairs with the release in `open` (the range) and in `close` (what the invalidation did).
+        // ORDERING: pairs with the release in `open` (E11: the range) and in `close` (E13: what the
+        // invalidation did).
         self.slots().any(|slot| slot.word.load(Load::Acquire) & STATE == OPEN && slot.overlaps(range))
     }
 
@@ -109,7 +114,7 @@ impl<P: Platform> Slot<P> {
     /// has acquired what ended the window whose word was read: without that an attach does not see what the invalidation did, and
     /// an end does not see where the other end of its range left a window for it.
     fn range(&self) -> (usize, usize) {
-        // ORDERING: pair with the stores in `open`.
+        // ORDERING: pair with the stores in `open` (E13).
         (self.start.load(Load::Acquire), self.last.load(Load::Acquire))
     }
 

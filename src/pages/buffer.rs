@@ -9,8 +9,8 @@ use core::mem::MaybeUninit;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
-/// A vector of plain values with a capacity fixed when it is made: it never allocates again, so it can be filled, emptied and
-/// dropped where nothing may be allocated.
+/// A vector of plain values with a capacity fixed when it is made: it never allocates again, so it
+/// can be filled, emptied and dropped where nothing may be allocated.
 ///
 /// # Invariants
 /// `ptr` has room for `capacity` values, of which the first `len` are initialised.
@@ -23,11 +23,11 @@ pub struct Buffer<T: Copy, P: Platform> {
 
 // SAFETY: it owns its values, like `Vec`.
 unsafe impl<T: Copy + Send, P: Platform> Send for Buffer<T, P> {}
-// SAFETY: as above.
+// SAFETY: a shared buffer gives `&[T]` only, as `Vec` does.
 unsafe impl<T: Copy + Sync, P: Platform> Sync for Buffer<T, P> {}
 
 impl<T: Copy, P: Platform> Buffer<T, P> {
-    /// Room for `capacity` values.
+    /// Makes an empty buffer with room for `capacity` values.
     ///
     /// # Errors
     /// [`Error::NoMemory`] if there is no memory, [`Error::TooBig`] if so many values cannot exist.
@@ -41,7 +41,7 @@ impl<T: Copy, P: Platform> Buffer<T, P> {
         Ok(Self { ptr, capacity, len: 0, _owns: PhantomData })
     }
 
-    /// The number of values it has room for.
+    /// Returns the number of values it has room for.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.capacity
@@ -50,7 +50,7 @@ impl<T: Copy, P: Platform> Buffer<T, P> {
     /// Appends a value.
     ///
     /// # Errors
-    /// The value, if there is no room.
+    /// Returns the value, if there is no room.
     pub fn push(&mut self, value: T) -> Result<(), T> {
         match self.spare_capacity_mut().first_mut() {
             Some(slot) => {
@@ -63,9 +63,11 @@ impl<T: Copy, P: Platform> Buffer<T, P> {
         }
     }
 
-    /// The room that is left, for a host that fills in an array. Then tell with [`set_len`](Self::set_len).
+    /// Returns the room that is left, for an address space that fills in an array. Declare what was
+    /// filled with [`set_len`](Self::set_len).
     pub fn spare_capacity_mut(&mut self) -> &mut [MaybeUninit<T>] {
-        // SAFETY: the places from `len` to `capacity` are ours (invariant), and may be uninitialised.
+        // SAFETY: the places from `len` to `capacity` are ours (invariant), and may be
+        // uninitialised.
         unsafe {
             core::slice::from_raw_parts_mut(
                 self.ptr.as_ptr().add(self.len).cast::<MaybeUninit<T>>(),
@@ -77,13 +79,13 @@ impl<T: Copy, P: Platform> Buffer<T, P> {
     /// Declares the first `len` values initialised.
     ///
     /// # Safety
-    /// They are, and `len <= capacity`.
+    /// They must be, and `len <= capacity`.
     pub unsafe fn set_len(&mut self, len: usize) {
         debug_assert!(len <= self.capacity);
         self.len = len;
     }
 
-    /// Forgets every value; the memory stays.
+    /// Removes every value; the memory stays.
     pub fn clear(&mut self) {
         self.len = 0;
     }
@@ -109,7 +111,8 @@ impl<T: Copy, P: Platform> Drop for Buffer<T, P> {
         // CANNOT FAIL: the same computation succeeded in `with_capacity`.
         let Ok(layout) = Layout::array::<T>(self.capacity) else { return };
         if layout.size() != 0 {
-            // SAFETY: the memory came from `P::alloc` with this layout and is not used again. `T: Copy` needs no drop.
+            // SAFETY: the memory came from `P::alloc` with this layout and is not used again. `T:
+            // Copy` needs no drop.
             unsafe { P::dealloc(self.ptr.cast(), layout) };
         }
     }

@@ -12,7 +12,8 @@ pub struct Segment {
     pub frame: usize,
     /// The index of the first page in the object, in pages.
     pub first: usize,
-    /// The number of pages. Never passes through 32 bits (rule 18).
+    /// The number of pages. Never passes through 32 bits
+    /// ([rule 18](crate::docs::protocol#rule-18)).
     pub pages: usize,
 }
 
@@ -22,7 +23,8 @@ pub struct Segment {
 pub struct SgLimits {
     /// The most segments in one table.
     pub max_segments: usize,
-    /// The most pages in one segment, at least one. One means: one segment per page (bounce buffers).
+    /// The most pages in one segment, at least one. One means: one segment per page (bounce
+    /// buffers).
     pub max_segment_pages: usize,
 }
 
@@ -57,10 +59,11 @@ pub struct SgTable<P: Platform> {
 }
 
 impl<P: Platform> SgTable<P> {
-    /// A table for the pages with these frame numbers, coalesced up to the limits.
+    /// Makes a table for the pages with these frame numbers, coalesced up to the limits.
     ///
     /// # Errors
-    /// [`Error::TooBig`] if more segments would be needed than `limits.max_segments`, [`Error::NoMemory`].
+    /// [`Error::TooBig`] if more segments would be needed than `limits.max_segments`,
+    /// [`Error::NoMemory`].
     ///
     /// ```
     /// use userptr::{SgLimits, SgTable, platforms::std::Std};
@@ -85,13 +88,13 @@ impl<P: Platform> SgTable<P> {
         Ok(Self { segments, pages })
     }
 
-    /// The segments, in the order of the object's addresses.
+    /// Returns the segments, in the order of the object's addresses.
     #[must_use]
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }
 
-    /// The number of pages in all.
+    /// Returns the number of pages in all segments.
     #[must_use]
     pub fn pages(&self) -> usize {
         self.pages

@@ -1,8 +1,9 @@
-//! The atomic word that the core asks of its host.
+//! The atomic word that the core asks of its platform.
 //!
-//! The orderings are three small enums rather than one, so that an invalid pair (a load that releases) cannot be written
-//! and no platform needs a panicking arm. There is no sequentially consistent access: where the protocol needs one it
-//! uses [`Platform::fence`](super::Platform::fence), which every host and every checker agrees upon.
+//! The orderings are three small enums rather than one, so that an invalid pair (a load that
+//! releases) cannot be written and no platform needs a panicking arm. There is no sequentially
+//! consistent access: where the protocol needs one it uses
+//! [`Platform::fence`](super::Platform::fence), on which every platform and every checker agrees.
 
 /// The ordering of a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,10 +39,11 @@ pub enum Rmw {
 /// An atomic word. All arithmetic wraps.
 ///
 /// # Safety
-/// The operations are atomic and provide the orderings asked for, as in the C11 memory model or stronger, and
-/// [`compare_exchange`](Self::compare_exchange) fails only if the word holds something else.
+/// The operations are atomic and provide the orderings asked for, as in the C11 memory model or
+/// stronger, and [`compare_exchange`](Self::compare_exchange) fails only if the word holds
+/// something else.
 pub unsafe trait AtomicUsize: Send + Sync {
-    /// A word that holds `v`.
+    /// Makes a word that holds `v`.
     fn new(v: usize) -> Self;
     /// Reads the word.
     fn load(&self, o: Load) -> usize;
@@ -53,10 +55,11 @@ pub unsafe trait AtomicUsize: Send + Sync {
     fn fetch_add(&self, v: usize, o: Rmw) -> usize;
     /// Subtracts, wrapping, and returns what it held.
     fn fetch_sub(&self, v: usize, o: Rmw) -> usize;
-    /// Writes `new` if the word holds `old`. The strong one: it fails for no other reason. A platform whose instructions may fail
-    /// without one tries again here, because its callers do not: an end of an invalidation looks at each window once.
+    /// Writes `new` if the word holds `old`. Must not fail for any other reason (the *strong*
+    /// form): a platform whose instructions may fail spuriously must try again here, because its
+    /// callers do not.
     ///
     /// # Errors
-    /// What the word held, which was not `old`.
+    /// Returns what the word held, which was not `old`.
     fn compare_exchange(&self, old: usize, new: usize, ok: Rmw, no: Load) -> Result<usize, usize>;
 }

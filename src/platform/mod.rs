@@ -1,12 +1,14 @@
-//! What the core asks of its host: one bundle of raw, non-generic primitives.
+//! What the core asks of its platform: one bundle of raw, non-generic primitives.
 //!
-//! The core owns the lock types, the references and the protocol; a host supplies the parts below and nothing else.
-//! `std`, `loom`, a simulated machine and a kernel are four implementations of [`Platform`]; the core names none of them.
+//! The core owns the lock types, the references and the protocol; a platform supplies the parts
+//! below and nothing else. `std`, `loom`, a simulated machine and a kernel are four implementations
+//! of [`Platform`]; the core names none of them.
 //!
 //! # Two steps
-//! Nothing here needs a `const` constructor, and nothing is initialised where it does not lie:
-//! `uninit` is inert, movable and cannot fail; the allocation around it may fail; `init` runs exactly once, at the
-//! final address, and cannot fail. A kernel's `spin_lock_init`, `INIT_WORK` and `init_waitqueue_head` belong in `init`.
+//! Nothing here needs a `const` constructor, and everything is initialised at its final address:
+//! `uninit` is inert, movable and cannot fail; the allocation around it may fail; `init` runs
+//! exactly once, at the final address, and cannot fail. A kernel's `spin_lock_init`, `INIT_WORK`
+//! and `init_waitqueue_head` belong in `init`.
 
 pub mod atomic;
 pub mod cell;
@@ -24,12 +26,13 @@ pub use lock::{Lock, LockClass, Mutex, MutexGuard, RawLock, SpinLock};
 pub use wait::{RawWait, WaitQueue};
 pub use work::{RawQueue, RawWork};
 
-/// The host of the core: its atomics, cells, locks, waits, work queues and allocator.
+/// The platform of the core: its atomics, cells, locks, waits, work queues and allocator.
 ///
 /// # Safety
-/// Implementations promise, beyond what each member trait says, that [`fence`](Platform::fence) is a full
-/// (sequentially consistent) fence, and that [`alloc`](Platform::alloc) returns memory valid for the layout until the
-/// matching [`dealloc`](Platform::dealloc).
+/// Beyond what each member trait demands, an implementation must ensure that
+/// [`fence`](Platform::fence) is a full (sequentially consistent) fence, and that
+/// [`alloc`](Platform::alloc) returns memory valid for the layout until the matching
+/// [`dealloc`](Platform::dealloc).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a host of the core",
     label = "implement `Platform` for it, or use one of the crate: `platforms::std::Std`, `platforms::loom::Loom`"
@@ -37,7 +40,8 @@ pub use work::{RawQueue, RawWork};
 pub unsafe trait Platform: Sized + Send + Sync + 'static {
     /// An atomic word.
     type Usize: AtomicUsize;
-    /// Plain data shared under a protocol of the core. Tracked by hosts that check, so that they see every access.
+    /// Plain data shared under a protocol of the core. Tracked by checking platforms, so that they
+    /// see every access.
     type Cell<T>: Cell<T>;
     /// A lock whose holder never sleeps.
     type Spin: RawLock;
@@ -47,47 +51,52 @@ pub unsafe trait Platform: Sized + Send + Sync + 'static {
     type Wait: RawWait;
     /// A work item, in place inside the object that it works on.
     type Work: RawWork;
-    /// A handle to a work queue: the software queue of this crate, or the host's own.
+    /// A handle to a work queue: the software queue of this crate, or the platform's own.
     type Queue: RawQueue<Self::Work> + Clone + 'static;
 
-    /// How many open invalidation windows are recorded one by one; more are kept as a count and a hull.
-    /// At most [`MAX_WINDOWS`]. A model checker wants a small number, a host wants the default.
+    /// How many open invalidation windows are recorded one by one; more are kept as a count and a
+    /// hull. At most [`MAX_WINDOWS`]. A model checker wants a small number, any other platform the
+    /// default.
     const WINDOWS: usize = MAX_WINDOWS;
 
-    /// A full fence: every access before it is ordered before every access after it, stores before loads included.
+    /// Executes a full fence: every access before it is ordered before every access after it,
+    /// stores before loads included.
     fn fence();
 
-    /// Returns the time on a clock that never goes back, from any fixed point. A revocation's deadline is
-    /// one point on it, and every wait of the revocation gets what is left (rule 31). Callable anywhere, an
-    /// invalidation included.
+    /// Returns the time on a clock that never goes back, from any fixed point. A revocation's
+    /// deadline is one point on it, and every wait of the revocation gets what is left
+    /// ([rule 31](crate::docs::protocol#rule-31)). Callable anywhere, an invalidation included.
     ///
-    /// Without a clock (the default) each wait gets the whole deadline. A checker may stand still: no
-    /// property of the core but the deadline's length depends on it.
+    /// Without a clock (the default) each wait gets the whole deadline. A checker may stand still:
+    /// no property of the core but the deadline's length depends on it.
     fn now() -> Duration {
         Duration::ZERO
     }
 
-    /// Called when this thread takes or drops a lease on the object at address `object`. A platform that keeps track makes a
-    /// call that would wait for the caller's own lease fail with `EDEADLK` at once, instead of at the deadline (rule 29). On
-    /// the lease fast path: a few instructions.
+    /// Called when this thread takes or drops a lease on the object at address `object`. A platform
+    /// that keeps track makes a call that would wait for the caller's own lease fail with `EDEADLK`
+    /// at once, instead of at the deadline ([rule 29](crate::docs::protocol#rule-29)). On the lease
+    /// fast path: a few instructions.
     fn note_lease(object: usize, taken: bool) {
         let _ = (object, taken);
     }
 
-    /// Whether the calling thread is known to hold a lease on the object at `object`. `false` if the host does not know.
+    /// Returns whether the calling thread is known to hold a lease on the object at `object`.
+    /// `false` if the platform does not keep track.
     fn holds_lease(object: usize) -> bool {
         let _ = object;
         false
     }
 
-    /// Allocates, or says that it cannot. Never called under a lock that invalidation takes.
-    /// Zero-sized layouts are never passed.
+    /// Allocates, or returns `None`. Never called under a lock that an invalidation takes, nor with
+    /// a zero-sized layout.
     fn alloc(layout: Layout) -> Option<NonNull<u8>>;
 
-    /// Frees what [`alloc`](Platform::alloc) returned. Cannot fail, must not allocate, and may be called in an invalidation.
+    /// Frees what [`alloc`](Platform::alloc) returned. Cannot fail, must not allocate, and may be
+    /// called in an invalidation.
     ///
     /// # Safety
-    /// `ptr` came from `alloc` with the same layout and is not used again.
+    /// `ptr` must come from `alloc` with the same layout, and must not be used again.
     unsafe fn dealloc(ptr: NonNull<u8>, layout: Layout);
 }
 

@@ -6,34 +6,37 @@ use core::time::Duration;
 /// A queue of waiting threads, in place.
 ///
 /// # Safety
-/// No wake-up is lost: if a condition becomes true and `wake_all` is called afterwards, a thread inside `wait_until`
-/// for that condition sees it. Both sides need a full fence between their write and their read; that is the
-/// implementation's work, not the caller's.
+/// No wake-up may be lost: if a condition becomes true and `wake_all` is called afterwards, a
+/// thread inside `wait_until` for that condition must see it. Both sides need a full fence between
+/// their write and their read, which the implementation must provide.
 pub unsafe trait RawWait: Sized + Send + Sync {
-    /// An inert queue, movable, not yet usable.
+    /// Makes an inert queue, movable, not yet usable.
     fn uninit() -> Self;
-    /// Makes it usable.
+    /// Makes the queue usable.
     ///
     /// # Safety
     /// Called once, at the final address, before any other call.
     unsafe fn init(&self) {}
-    /// Sleeps until `condition` holds, or `timeout` has passed (`None`: never). Returns whether it held.
+    /// Sleeps until `condition` holds, or `timeout` has passed (`None`: never). Returns whether it
+    /// held.
     ///
-    /// The condition may take a spinlock; it never sleeps, and it is not called with a lock of the queue held that
-    /// `wake_all` needs. A timeout of zero asks once. Time-outs are a matter of liveness only: no property of the
-    /// core depends on how long one takes, so a checker may let any finite one expire at once.
+    /// The condition may take a spinlock and must not sleep; it must not be called with a lock of
+    /// the queue held that `wake_all` needs. A timeout of zero asks once. Time-outs are a matter of
+    /// liveness only: no property of the core depends on how long one takes, so a checker may let
+    /// any finite one expire at once.
     ///
     /// # Safety
-    /// The queue is settled, and the caller holds no spinlock.
+    /// The queue must be initialised, and the caller must hold no spinlock.
     unsafe fn wait_until(&self, timeout: Option<Duration>, condition: &mut dyn FnMut() -> bool) -> bool;
     /// Wakes every waiter to look again. Never sleeps. Cheap when nobody waits.
     ///
     /// # Safety
-    /// The queue is settled and stays in place during the call.
+    /// The queue must be initialised and stay in place during the call.
     unsafe fn wake_all(&self);
 }
 
-/// A settled [`RawWait`] with a safe face for the core.
+/// A [`RawWait`] that is embedded in an object of the core. For drivers there is
+/// [`Waiter`](crate::work::Waiter).
 ///
 /// # Invariants
 /// Embedded in an object whose `init` calls [`init`](Self::init) before the object is shared.
@@ -42,35 +45,35 @@ pub struct WaitQueue<W> {
 }
 
 impl<W: RawWait> WaitQueue<W> {
-    /// An inert queue.
+    /// Makes an inert queue.
     pub fn uninit() -> Self {
         Self { raw: W::uninit() }
     }
 
-    /// Makes it usable.
+    /// Makes the queue usable.
     ///
     /// # Safety
     /// Called once, at the final address, before any other call.
     pub unsafe fn init(&self) {
-        // SAFETY: the caller's promise.
+        // SAFETY: called once, at the final address, before any other call (caller).
         unsafe { self.raw.init() }
     }
 
-    /// See [`RawWait::wait_until`].
+    /// Sleeps until `condition` holds: see [`RawWait::wait_until`].
     ///
     /// # Safety
-    /// The queue is settled, and the caller holds no spinlock.
+    /// The queue must be initialised, and the caller must hold no spinlock.
     pub unsafe fn wait_until(&self, timeout: Option<Duration>, mut condition: impl FnMut() -> bool) -> bool {
-        // SAFETY: the caller's promise.
+        // SAFETY: the queue is initialised, and no spinlock is held (caller).
         unsafe { self.raw.wait_until(timeout, &mut condition) }
     }
 
-    /// See [`RawWait::wake_all`].
+    /// Wakes every waiter: see [`RawWait::wake_all`].
     ///
     /// # Safety
-    /// The queue is settled and stays in place during the call.
+    /// The queue must be initialised and stay in place during the call.
     pub unsafe fn wake_all(&self) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the queue is initialised and stays in place (caller).
         unsafe { self.raw.wake_all() }
     }
 }

@@ -1,4 +1,5 @@
-//! The machine's own atomic word and a plain cell: for every host that runs on the bare language, a kernel included.
+//! The machine's own atomic word and a plain cell: for every platform that runs on the bare
+//! language, a kernel included.
 
 use crate::platform::{AtomicUsize, Cell, Load, Rmw, Store};
 use core::cell::UnsafeCell;

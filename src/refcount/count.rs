@@ -3,11 +3,12 @@
 use crate::platform::{AtomicUsize, Load, Lock, MutexGuard, Platform, RawLock, Rmw, Store};
 use core::fmt;
 
-/// A reference count that saturates: it never wraps and a saturated count never reaches zero (rule, scenario 67).
+/// A reference count that saturates: it never wraps and a saturated count never reaches zero
+/// ([scenario 67](crate::docs::scenarios#scenario-67)).
 ///
-/// Orderings: `get` provides none; `get_unless_zero` provides none beyond the lock it is called under; a `put` releases,
-/// and the put that reaches zero also acquires, so that everything done with any reference happens before the release of
-/// the object.
+/// Orderings: `get` provides none; `get_unless_zero` provides none beyond the lock it is called
+/// under; a `put` releases, and the put that reaches zero also acquires, so that everything done
+/// with any reference happens before the release of the object.
 ///
 /// Source: `kref_init`, `kref_get`, `kref_get_unless_zero`, `kref_put`, `kref_put_mutex`.
 ///
@@ -23,47 +24,54 @@ pub struct Refcount<P: Platform> {
     count: P::Usize,
 }
 
-/// From here on a count is saturated. Half the range stands between it and a wrap, more than there can be threads
-/// between a `get` and its repair.
+/// From here on a count is saturated. Half the range stands between it and a wrap, more than there
+/// can be threads between a `get` and its repair.
 const SATURATED: usize = usize::MAX / 2;
 /// What a saturated count is set to: as far from both ends as can be.
 const PARKED: usize = SATURATED + SATURATED / 2;
 
 impl<P: Platform> Refcount<P> {
-    /// A count of one.
+    /// Makes a count of one.
     #[must_use]
     pub fn new() -> Self {
         Self::with_count(1)
     }
 
-    /// A count that starts at `n`, for tests of the far end. A count above half the range is saturated.
+    /// Makes a count that starts at `n`, for tests of the far end. A count above half the range is
+    /// saturated.
     #[must_use]
     pub fn with_count(n: usize) -> Self {
         Self { count: P::Usize::new(n) }
     }
 
-    /// The count at this moment. It may be different at once.
+    /// Returns the count at this moment: a snapshot.
     #[must_use]
     pub fn count(&self) -> usize {
         self.count.load(Load::Relaxed)
     }
 
-    /// Whether the count has given up counting.
+    /// Returns whether the count is saturated: it does not count any more, and its object leaks.
     #[must_use]
     pub fn is_saturated(&self) -> bool {
         self.count() >= SATURATED
     }
 
-    /// One more. The caller holds a reference already. Ordering: none; the reference that the caller holds orders it.
+    /// Adds one reference. The caller must hold one already. A count of zero, a use after free in
+    /// the making, is saturated instead.
+    ///
+    /// Ordering: none; the reference that the caller holds orders it.
     pub fn get(&self) {
         let old = self.count.fetch_add(1, Rmw::Relaxed);
         if old == 0 || old >= SATURATED {
-            // A get from zero is a use after free in the making: as in the kernel, leak rather than free twice.
+            // A get from zero is a use after free in the making: as in the kernel, leak rather than
+            // free twice.
             self.park();
         }
     }
 
-    /// One more, unless the count is zero. Ordering: none; the lock that the weak edge is read under orders it.
+    /// Adds one reference unless the count is zero. Returns `false` if it is.
+    ///
+    /// Ordering: none; the lock that the weak reference is read under orders it.
     #[must_use = "`false` means that the object is dying: do not touch it"]
     pub fn get_unless_zero(&self) -> bool {
         let mut old = self.count.load(Load::Relaxed);
@@ -81,12 +89,21 @@ impl<P: Platform> Refcount<P> {
         }
     }
 
-    /// One less. `true`: that was the last, and everything done under the others is visible.
+    /// Drops one reference. Returns `true` if it was the last: the caller then owns the object and
+    /// must release it. A saturated count stays saturated.
+    ///
+    /// Ordering: releases; a `true` also acquires, so that everything done with any reference is
+    /// visible.
+    ///
+    /// # Notes
+    /// After a `false` another thread may have freed the object already: `self` must not be used
+    /// again.
     #[must_use = "`true` means that the caller releases the object"]
     pub fn put(&self) -> bool {
-        // ORDERING: releases what this holder did to whoever reaches zero, and if that is this put, acquires what all the others
-        // did: it reads the end of the release sequence that every put belongs to. Acquired by the subtraction itself: an acquire
-        // load behind it would be ordered after this put only, and not after an earlier put of the same thread, for
+        // ORDERING: releases what this holder did to the put that reaches zero, and if that is this
+        // put, acquires what all the others did: it reads the end of the release sequence that
+        // every put belongs to. Acquired by the subtraction itself: an acquire load behind it would
+        // be ordered after this put only, and not after an earlier put of the same thread, for
         // Arm's processors with `ldapr` and for Linux (E1).
         let old = self.count.fetch_sub(1, Rmw::AcqRel);
         if old == 1 {
@@ -98,13 +115,14 @@ impl<P: Platform> Refcount<P> {
         false
     }
 
-    /// One less; if that would be the last, takes `lock` first, so that a look-up under the lock never meets a zero count.
-    /// Returns the held lock if it was the last.
+    /// Drops one reference; if that would be the last, takes `lock` first, so that a lookup under
+    /// the lock never meets a zero count. Returns the held lock if it was the last.
     ///
-    /// Source: `kref_put_mutex`. The other order, decrement then lock, lets a look-up revive what is being freed (rule, scenario 46).
+    /// Source: `kref_put_mutex`. The other order, decrement then lock, lets a lookup revive what is
+    /// being freed ([scenario 46](crate::docs::scenarios#scenario-46)).
     ///
     /// # Safety
-    /// The lock is settled, and this thread does not hold it.
+    /// The lock must be initialised, and this thread must not hold it.
     #[must_use = "a guard means that the caller unlinks the object, drops the guard, and releases the object"]
     pub unsafe fn put_and_lock<'l, R: RawLock, U>(
         &self,
@@ -116,22 +134,22 @@ impl<P: Platform> Refcount<P> {
                 self.park();
                 return None;
             }
-            // ORDERING: as in `put`: releases to whoever reaches zero.
+            // ORDERING: as in `put`: releases to the put that reaches zero (E2).
             match self.count.compare_exchange(old, old.wrapping_sub(1), Rmw::Release, Load::Relaxed) {
                 Ok(_) => return None,
                 Err(now) => old = now,
             }
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: the lock is initialised and not held by this thread (caller).
         let guard = unsafe { lock.hold() };
         if self.put() { Some(guard) } else { None }
     }
 
-    /// Brings a count of zero back to one. For the one owner of a dying object that has to live on: a quarantined object,
-    /// a record whose release is a work item.
+    /// Raises a count of zero to one. For the one owner of a dying object that has to live on: a
+    /// quarantined object, a record whose release is a work item.
     pub(crate) fn revive(&self) {
-        // Relaxed: the caller is alone with the object (nobody upgrades a count of zero), and hands it on by a lock
-        // or a queue, which order it.
+        // Relaxed: the caller is alone with the object (nobody upgrades a count of zero), and hands
+        // it on by a lock or a queue, which order it.
         self.count.store(1, Store::Relaxed);
     }
 

@@ -6,9 +6,9 @@
 //!            get_unless_zero                                                      │
 //!   count 0 ────────────────▶ refused                                             ▼
 //!                                                            last_put(&self): unlink, stop, release
-//!   count ≥ MAX/2: saturated for ever,                                            │
-//!   never freed                                              Free ◀───────────────┴─────────▶ Keep
-//!                                                            drop, give the memory back       somebody revived it
+//!   count ≥ MAX/2: saturated forever,                                             │
+//!   never freed                                              Drop ◀───────────────┴─────────▶ Revived
+//!                                                            drop, free the memory            the count was raised
 //! ```
 
 mod count;

@@ -1,4 +1,4 @@
-//! Counted references to objects that lie in place.
+//! Counted references to objects that stay in place.
 
 use super::Refcount;
 use crate::error::{Error, Rejected};
@@ -13,19 +13,20 @@ use core::ptr::NonNull;
 /// What becomes of an object after its last put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LastPut {
-    /// The object is dropped and its memory given back.
+    /// The object is dropped and its memory freed.
     Drop,
-    /// The object stays alive. `last_put` raised the count again by two: one reference for the new owner, and
-    /// one for the put in progress, which drops it.
+    /// The object stays alive. `last_put` raised the count again by two: one reference for the new
+    /// owner, and one for the put in progress, which drops it.
     Revived,
-    /// The object stays as it is for ever.
+    /// The object stays as it is forever: a leak.
     Leak,
 }
 
-/// An object that is shared by counted references. Written by [`ref_counted!`](crate::ref_counted) for types
-/// without a protocol of their own.
+/// An object that is shared by counted references. Written by [`ref_counted!`](crate::ref_counted)
+/// for types without a protocol of their own.
 ///
 /// # Safety
+/// An implementation must ensure:
 /// * `init` initialises every lock, wait and work item inside the object.
 /// * After `last_put` returned [`LastPut::Drop`] nothing points to the object any more.
 /// * `last_put` returns [`LastPut::Revived`] only if it raised the count as described there.
@@ -34,14 +35,15 @@ pub enum LastPut {
     note = "implement `RefCounted<P>`: `init` its locks and work items, unlink it in `last_put`"
 )]
 pub unsafe trait RefCounted<P: Platform>: Send + Sync + 'static {
-    /// Initialises what lies in place. Cannot fail.
+    /// Initialises what must not move afterwards: locks, waits, work items. Cannot fail.
     ///
     /// # Safety
     /// Called once, at the final address, before the object is shared.
     unsafe fn init(&self) {}
 
-    /// Unlinks the object from whatever still finds it; called by the last put, through a shared reference. Not `Drop`:
-    /// an exclusive reference to a linked object is undefined behaviour.
+    /// Unlinks the object from everything that still finds it. Called by the last put, through a
+    /// shared reference. Not `Drop`: an exclusive reference to a linked object is undefined
+    /// behaviour.
     ///
     /// # Safety
     /// Called by [`Ref`]'s last put only: the count is zero, and the caller owns the object alone.
@@ -53,36 +55,39 @@ pub unsafe trait RefCounted<P: Platform>: Send + Sync + 'static {
 /// The allocation behind a [`Ref`]. `value` lies last, so that a pointer to it unsizes.
 pub(crate) struct Inner<T: ?Sized, P: Platform> {
     count: Refcount<P>,
-    /// Read by every access through a `Ref`, written before the memory goes: a checking host sees a use after free.
+    /// Read by every access through a `Ref`, written before the memory goes: a checking platform
+    /// sees a use after free.
     alive: P::Cell<()>,
     value: T,
 }
 
 impl<T: ?Sized + RefCounted<P>, P: Platform> Inner<T, P> {
-    /// For weak edges: valid while the object is alive, though its count may be zero.
+    /// For weak references: valid while the object is alive, though its count may be zero.
     pub(crate) fn count(&self) -> &Refcount<P> {
         &self.count
     }
 
-    /// For weak edges that own a count.
+    /// For weak references that own a count.
     pub(crate) fn value(&self) -> &T {
         self.alive.with(|_| ());
         &self.value
     }
 }
 
-/// A counted reference, as `Arc` but with the allocator, the atomics and the release of the platform.
+/// A counted reference, as `Arc` but with the allocator, the atomics and the release of the
+/// platform.
 ///
 /// # Invariants
-/// * A `Ref` owns one count of a live, settled object.
+/// * A `Ref` owns one count of a live, initialised object.
 /// * It never gives `&mut T` and never moves the value: the address is stable.
 ///
-/// Ordering: cloning provides none; dropping releases, and the last drop acquires (see [`Refcount`]).
+/// Ordering: cloning provides none; dropping releases, and the last drop acquires (see
+/// [`Refcount`]).
 ///
 /// ```
 /// use userptr::{RefCounted, Ref, platforms::std::Std};
 /// struct Frame(u32);
-/// // SAFETY: there is nothing to settle and nothing points to a `Frame`.
+/// // SAFETY: there is nothing to initialise, and nothing points to a `Frame`.
 /// unsafe impl RefCounted<Std> for Frame {}
 ///
 /// let a = Ref::<Frame, Std>::try_new(Frame(7))?;
@@ -98,7 +103,8 @@ pub struct Ref<T: ?Sized + RefCounted<P>, P: Platform> {
 
 // SAFETY: `RefCounted` asks for `Send + Sync`, and the count and the probe are made to be shared.
 unsafe impl<T: ?Sized + RefCounted<P>, P: Platform> Send for Ref<T, P> {}
-// SAFETY: as above.
+// SAFETY: a shared `Ref` gives `&T` and can be cloned into another thread: `T: Send + Sync` allows
+// both.
 unsafe impl<T: ?Sized + RefCounted<P>, P: Platform> Sync for Ref<T, P> {}
 
 impl<T: RefCounted<P>, P: Platform> Ref<T, P> {
@@ -122,24 +128,26 @@ impl<T: RefCounted<P>, P: Platform> Ref<T, P> {
         }
     }
 
-    /// The pointer to the value; the reference is not dropped. Pair with [`from_raw`](Self::from_raw).
+    /// Returns the pointer to the value, without dropping the reference. Pair with
+    /// [`from_raw`](Self::from_raw).
     #[must_use = "the count that the reference owned goes with the pointer"]
     pub fn into_raw(this: Self) -> *const T {
         let this = ManuallyDrop::new(this);
         Self::as_ptr(&this)
     }
 
-    /// The pointer to the value, with provenance over the whole allocation.
+    /// Returns the pointer to the value, with provenance over the whole allocation.
     #[must_use]
     pub fn as_ptr(this: &Self) -> *const T {
         // SAFETY: the object is live; only an address is taken.
         unsafe { &raw const (*this.ptr.as_ptr()).value }
     }
 
-    /// The reference again.
+    /// Makes the reference again.
     ///
     /// # Safety
-    /// `value` came from [`into_raw`](Self::into_raw) or [`as_ptr`](Self::as_ptr), and the count that goes with it is owned by the caller.
+    /// `value` must come from [`into_raw`](Self::into_raw) or [`as_ptr`](Self::as_ptr), and the
+    /// caller must own the count that goes with it.
     #[must_use]
     pub unsafe fn from_raw(value: *const T) -> Self {
         let offset = core::mem::offset_of!(Inner<T, P>, value);
@@ -162,7 +170,8 @@ impl<T: RefCounted<P>, P: Platform> Room<T, P> {
         let inner = Inner { count: Refcount::new(), alive: <P::Cell<()> as Cell<()>>::new(()), value };
         // SAFETY: the room is fresh, of the right layout, and nobody else knows it.
         unsafe { ptr.write(inner) };
-        // SAFETY: the value lies at its final address, is not shared yet, and was not initialised before.
+        // SAFETY: the value is at its final address, is not shared yet, and was not initialised
+        // before.
         unsafe { ptr.as_ref().value.init() };
         Ref { ptr, _owns: PhantomData }
     }
@@ -176,55 +185,58 @@ impl<T: RefCounted<P>, P: Platform> Drop for Room<T, P> {
 }
 
 impl<T: ?Sized + RefCounted<P>, P: Platform> Ref<T, P> {
-    /// Adopts a count that somebody left at `ptr`.
+    /// Adopts a count that was left at `ptr`.
     ///
     /// # Safety
-    /// The object is live and the caller owns one count of it.
+    /// The object must be live, and the caller must own one count of it.
     pub(crate) unsafe fn adopt(ptr: NonNull<Inner<T, P>>) -> Self {
         Self { ptr, _owns: PhantomData }
     }
 
-    /// The pointer to the allocation; the reference goes on owning its count.
+    /// Returns the pointer to the allocation; the reference keeps its count.
     pub(crate) fn inner(this: &Self) -> NonNull<Inner<T, P>> {
         this.ptr
     }
 
-    /// The pointer to the allocation, which owns the count from now on.
+    /// Returns the pointer to the allocation, which owns the count from now on.
     pub(crate) fn leak(this: Self) -> NonNull<Inner<T, P>> {
         ManuallyDrop::new(this).ptr
     }
 
-    /// Whether the two refer to the same object.
+    /// Returns whether the two refer to the same object.
     #[must_use]
     pub fn ptr_eq(a: &Self, b: &Self) -> bool {
         core::ptr::addr_eq(a.ptr.as_ptr(), b.ptr.as_ptr())
     }
 
-    /// The number of references at this moment. It may be different at once.
+    /// Returns the number of references at this moment: a snapshot.
     #[must_use]
     pub fn count(this: &Self) -> usize {
         this.header().count.count()
     }
 
-    /// Gives the reference back; if it is the last, takes `lock` first. See [`Refcount::put_and_lock`].
+    /// Drops the reference; if it is the last, takes `lock` first. See [`Refcount::put_and_lock`].
     ///
-    /// Returns the object, now without references, and the held lock: unlink it, drop the guard, then drop the [`Dying`].
+    /// Returns the object, now without references, and the held lock: unlink it, drop the guard,
+    /// then drop the [`Dying`].
     ///
     /// # Safety
-    /// The lock is settled, and this thread does not hold it.
+    /// The lock must be initialised, and this thread must not hold it.
     #[allow(clippy::type_complexity, reason = "a pair: the object and the held lock")]
     pub unsafe fn put_and_lock<'l, R: RawLock, U>(
         this: Self,
         lock: &'l Lock<R, P, U>,
     ) -> Option<(Dying<T, P>, MutexGuard<'l, R, P, U>)> {
         let this = ManuallyDrop::new(this);
-        // SAFETY: the caller's promise about the lock. The count that `this` owned is given back here.
+        // SAFETY: the lock is initialised and not held by this thread (caller). The count that
+        // `this` owned is dropped here.
         let guard = unsafe { this.header().count.put_and_lock(lock) }?;
         Some((Dying { ptr: this.ptr, _owns: PhantomData }, guard))
     }
 
     fn header(&self) -> &Inner<T, P> {
-        // SAFETY: a `Ref` owns a count, so the object is live; nobody makes an exclusive reference to it.
+        // SAFETY: a `Ref` owns a count, so the object is live; nobody makes an exclusive reference
+        // to it.
         unsafe { self.ptr.as_ref() }
     }
 }
@@ -259,10 +271,12 @@ impl<T: ?Sized + RefCounted<P> + fmt::Debug, P: Platform> fmt::Debug for Ref<T, 
     }
 }
 
-/// An object whose last reference is gone, owned by the one who gave it back. Dropping it releases the object.
+/// An object whose last reference is gone, owned by the thread that dropped it. Dropping this
+/// releases the object.
 ///
 /// # Invariants
-/// The count is zero, the object is live, and this is its only owner (weak edges refuse to upgrade).
+/// The count is zero, the object is live, and this is its only owner (weak references refuse to
+/// upgrade).
 #[must_use = "dropping it releases the object; do so outside every lock"]
 pub struct Dying<T: ?Sized + RefCounted<P>, P: Platform> {
     ptr: NonNull<Inner<T, P>>,
@@ -273,8 +287,8 @@ pub struct Dying<T: ?Sized + RefCounted<P>, P: Platform> {
 unsafe impl<T: ?Sized + RefCounted<P>, P: Platform> Send for Dying<T, P> {}
 
 impl<T: ?Sized + RefCounted<P>, P: Platform> Dying<T, P> {
-    /// Brings the object back with a count of one. Only for an object that nothing finds any more: a release that has
-    /// to run as a work item uses this to hand the object over.
+    /// Raises the count to one again. Only for an object that nothing finds any more: a release
+    /// that must run as a work item hands the object over with this.
     pub fn revive(self) -> Ref<T, P> {
         let this = ManuallyDrop::new(self);
         // SAFETY: the object is live by the invariant.
@@ -293,19 +307,20 @@ impl<T: ?Sized + RefCounted<P>, P: Platform> Deref for Dying<T, P> {
 
 impl<T: ?Sized + RefCounted<P>, P: Platform> Drop for Dying<T, P> {
     fn drop(&mut self) {
-        // A loop, not another drop inside this one: a release inside an invalidation takes a stack that is known.
+        // A loop, not another drop inside this one: a release inside an invalidation takes a stack
+        // that is known.
         loop {
             // SAFETY: the count is zero and this `Dying` is the object's only owner (invariant).
             match unsafe { self.last_put() } {
                 LastPut::Drop => break,
                 LastPut::Revived => {
-                    // Not given back inside `last_put`: the object must not go while a reference to it is an argument of a
-                    // running function.
+                    // Not dropped inside `last_put`: the object must not go while a reference to it
+                    // is an argument of a running function.
                     // SAFETY: the object is alive, and one count is ours by `LastPut::Revived`.
                     if !unsafe { self.ptr.as_ref() }.count.put() {
                         return;
                     }
-                    // The other holder was faster: the object is ours alone once more.
+                    // The other holder dropped its reference first: the object is ours alone again.
                 }
                 LastPut::Leak => return,
             }
@@ -313,13 +328,14 @@ impl<T: ?Sized + RefCounted<P>, P: Platform> Drop for Dying<T, P> {
         // SAFETY: live until the end of this function.
         let layout = unsafe {
             let inner = self.ptr.as_ref();
-            // A checking host reports any access through a `Ref` that is not ordered before this one.
+            // A checking platform reports any access through a `Ref` that is not ordered before
+            // this one.
             inner.alive.with_mut(|_| ());
             // CANNOT FAIL: it is the layout of a live value.
             Layout::from_size_align_unchecked(size_of_val(inner), align_of_val(inner))
         };
-        // SAFETY: the count is zero and nothing points here (`RefCounted::last_put`), so this is the only access. The memory
-        // came from `P::alloc` with this layout.
+        // SAFETY: the count is zero and nothing points here (`RefCounted::last_put`), so this is
+        // the only access. The memory came from `P::alloc` with this layout.
         unsafe {
             self.ptr.drop_in_place();
             P::dealloc(self.ptr.cast(), layout);

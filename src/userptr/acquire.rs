@@ -104,8 +104,8 @@ impl<D: Device> UserPtr<D> {
         }
     }
 
-    /// Takes a lease; waits for invalidations and workers, with bounded retries. The caller must hold no
-    /// lease and no lock (rule 29).
+    /// Takes a lease; waits for invalidations and workers, with bounded retries. The caller must
+    /// hold no lease and no lock ([rule 29](crate::docs::protocol#rule-29)).
     ///
     /// # Errors
     /// As [`try_acquire`](Self::try_acquire), but instead of `Again`: [`Error::Busy`] when the retries are

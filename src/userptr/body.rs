@@ -48,7 +48,8 @@ pub struct Body<D: Device> {
     written: Word<D>,
     /// The content is not wanted any more (`MADV_DONTNEED` of the object).
     unwanted: Word<D>,
-    /// The error of a worker that failed, until an acquire reports it (rule 15).
+    /// The error of a worker that failed, until an acquire reports it
+    /// ([rule 15](crate::docs::protocol#rule-15)).
     pub(super) report: Word<D>,
     /// The error that sticks while the object is `Failed`; written under the notifier's lock.
     failure: Word<D>,
@@ -163,7 +164,8 @@ impl<D: Device> Body<D> {
         self.attachment.range()
     }
 
-    /// Returns the number of pages. Never passes through 32 bits (rule 18).
+    /// Returns the number of pages. Never passes through 32 bits
+    /// ([rule 18](crate::docs::protocol#rule-18)).
     pub(super) fn page_count(&self) -> usize {
         self.range().pages(self.record.space().page_shift())
     }
@@ -213,7 +215,7 @@ impl<D: Device> Body<D> {
         let Some(registration) = self.watched_registration() else { return Ok(()) };
         self.record.space().watch(registration, self.range())?;
         if self.watching.swap(1, Rmw::Relaxed) != 0 {
-            // One watch an object: the earlier one is given back after the new one stands.
+            // One watch an object: the earlier one is ended after the new one stands.
             // SAFETY: there were two, and one stays.
             unsafe { self.record.space().unwatch(registration, self.range()) };
         }
@@ -282,7 +284,7 @@ impl<'a, D: Device> Pinned<'a, D> {
         self.pages.as_ref().map_or(0, |pages| pages.len())
     }
 
-    /// Takes the pages out: whoever takes them must unpin them.
+    /// Takes the pages out: the caller must unpin them.
     pub(super) fn take(&mut self) -> Option<Pages<D::Space>> {
         self.pages.take()
     }

@@ -26,9 +26,10 @@ pub struct Mapped<'a, D: Device> {
 /// the range waits.
 ///
 /// While it holds a lease, a thread must not call a waiting acquire, take a page fault, take the
-/// address-space lock, or unmap the buffer (rule 29). A lease kept past the deadline gets its object
-/// quarantined. Dropping it wakes the revocation that waits for it; dropping the last lease of a
-/// quarantined object finishes the revocation and may sleep. Forgetting it leaks the pages, nothing worse.
+/// address-space lock, or unmap the buffer ([rule 29](crate::docs::protocol#rule-29)). A lease kept
+/// past the deadline gets its object quarantined. Dropping it wakes the revocation that waits for
+/// it; dropping the last lease of a quarantined object finishes the revocation and may sleep.
+/// Forgetting it leaks the pages, nothing worse.
 ///
 /// A [`Lease`] borrows its handle and stays in its thread; an [`OwnedLease`] has a handle of its own, for
 /// work that outlives the caller ([`into_owned`](Lease::into_owned)).
@@ -188,8 +189,9 @@ impl<D: Device, R: Handle<D>> LeaseOf<D, R> {
         self.mapped().sg
     }
 
-    /// Says that the device wrote, or will, under this lease: the pages are marked dirty when they are
-    /// released. Nothing happens for a read-only object (rule 20).
+    /// Says that the device wrote, or will, under this lease: the pages are marked dirty when they
+    /// are released. Nothing happens for a read-only object
+    /// ([rule 20](crate::docs::protocol#rule-20)).
     pub fn mark_written(&self) {
         self.guard.object().mark_written();
     }

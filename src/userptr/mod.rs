@@ -17,5 +17,6 @@ mod worker;
 pub use lease::{Handle, Lease, LeaseOf, Local, Mapped, Own, OwnedLease};
 pub use object::UserPtr;
 
-/// How often the waiting acquire tries before it reports [`Error::Busy`](crate::Error::Busy) (rule 16).
+/// How often the waiting acquire tries before it reports [`Error::Busy`](crate::Error::Busy)
+/// ([rule 16](crate::docs::protocol#rule-16)).
 pub const RETRIES: usize = 64;

@@ -80,7 +80,8 @@ impl<D: Device> UserPtr<D> {
         self.body.flags
     }
 
-    /// Returns the number of pages. Never passes through 32 bits (rule 18).
+    /// Returns the number of pages. Never passes through 32 bits
+    /// ([rule 18](crate::docs::protocol#rule-18)).
     #[must_use]
     pub fn page_count(&self) -> usize {
         self.body.page_count()
@@ -110,9 +111,10 @@ impl<D: Device> UserPtr<D> {
         Notifier::is_revoke_pending(&self.body)
     }
 
-    /// Waits until an acquire may succeed: until the object is neither being acquired nor revoked, and no
-    /// invalidation of its range is in progress. Returns `false` if `timeout` (`None`: never) passed first.
-    /// The caller must hold no lease and no lock (rule 29).
+    /// Waits until an acquire may succeed: until the object is neither being acquired nor revoked,
+    /// and no invalidation of its range is in progress. Returns `false` if `timeout` (`None`:
+    /// never) passed first. The caller must hold no lease and no lock
+    /// ([rule 29](crate::docs::protocol#rule-29)).
     #[must_use = "`false` means that the time is over"]
     pub fn wait_ready(&self, timeout: Option<Duration>) -> bool {
         Notifier::wait_ready(&self.body, timeout)
@@ -155,8 +157,9 @@ impl<D: Device> UserPtr<D> {
     /// caller must hold no lease.
     ///
     /// # Errors
-    /// [`Error::Deadlock`] if this thread is known to hold a lease on the object (rule 29);
-    /// [`Error::TimedOut`] or [`Error::DeviceLost`]: the object is quarantined.
+    /// [`Error::Deadlock`] if this thread is known to hold a lease on the object
+    /// ([rule 29](crate::docs::protocol#rule-29)); [`Error::TimedOut`] or [`Error::DeviceLost`]:
+    /// the object is quarantined.
     ///
     /// Source: `i915_gem_userptr_put_pages`.
     pub fn put_pages(&self) -> Result<(), Error> {
@@ -184,8 +187,8 @@ impl<D: Device> UserPtr<D> {
         self.acquire().map(drop)
     }
 
-    /// Makes sure that invalidations reach an unsynchronised object before it is shared. Once is enough,
-    /// twice is the same (rule 21).
+    /// Makes sure that invalidations reach an unsynchronised object before it is shared. Once is
+    /// enough, twice is the same ([rule 21](crate::docs::protocol#rule-21)).
     ///
     /// Pages that it has are revoked: they predate the watch and may be stale already. The next acquire
     /// pins again. The caller must hold no lease.

@@ -22,7 +22,7 @@ use crate::work::{HasWork, Work, enqueue, is_pending};
 /// Pages to pin before checking again that the ticket is current.
 const STRIDE: usize = 512;
 
-/// A worker's place, which is given back when it is dropped, also by a driver that unwinds.
+/// A worker slot, returned when this is dropped, also by a driver that unwinds.
 struct Place<'a, D: Device>(&'a Context<D>);
 
 impl<D: Device> Drop for Place<'_, D> {

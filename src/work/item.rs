@@ -5,8 +5,8 @@ use crate::refcount::{Ref, RefCounted};
 use core::fmt;
 use core::marker::PhantomData;
 
-/// A work item inside a `T`. It carries `T` and an `ID`, so that the function and its container cannot
-/// differ.
+/// A work item inside a `T`. It carries `T` and an `ID`, so that the function and its container
+/// cannot differ.
 ///
 /// Source: `struct work_struct`, `INIT_WORK`.
 ///
@@ -41,7 +41,7 @@ pub struct Work<T, P: Platform, const ID: usize = 0> {
 }
 
 impl<T: HasWork<P, ID>, P: Platform, const ID: usize> Work<T, P, ID> {
-    /// An inert item.
+    /// Makes an inert item.
     #[must_use]
     pub fn uninit() -> Self {
         Self { raw: P::Work::uninit(run::<T, P, ID>), _of: PhantomData }
@@ -54,7 +54,7 @@ impl<T, P: Platform, const ID: usize> Work<T, P, ID> {
     /// # Safety
     /// Called once, from the [`RefCounted::init`] of the object that contains it.
     pub unsafe fn init(&self) {
-        // SAFETY: the caller's promise.
+        // SAFETY: called once, at the final address, from the object's `init` (caller).
         unsafe { self.raw.init() }
     }
 }
@@ -69,15 +69,15 @@ impl<T, P: Platform, const ID: usize> fmt::Debug for Work<T, P, ID> {
 /// [`ref_counted!`](crate::ref_counted).
 ///
 /// # Safety
-/// A `Work<Self, P, ID>` lies at byte `OFFSET` of `Self` and is settled by [`RefCounted::init`].
+/// A `Work<Self, P, ID>` must be at byte `OFFSET` of `Self`, initialised by [`RefCounted::init`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no work item {ID}",
     note = "name its field in `ref_counted!`"
 )]
 pub unsafe trait HasWork<P: Platform, const ID: usize = 0>: RefCounted<P> + Sized {
-    /// Where the item lies.
+    /// The offset of the item in the object, in bytes.
     const OFFSET: usize;
-    /// What it does. Owns the reference that was enqueued.
+    /// Runs the item, and owns the reference that was enqueued.
     fn run(this: Ref<Self, P>);
 }
 
@@ -96,8 +96,8 @@ macro_rules! has_work {
     };
 }
 
-/// Makes a type countable by [`Ref`](crate::Ref), and settles and connects the work items in it, without
-/// `unsafe` in the caller's code.
+/// Makes a type countable by [`Ref`](crate::Ref), and initialises and connects the work items in
+/// it, without `unsafe` in the caller's code.
 ///
 /// ```
 /// use userptr::{Platform, Ref, Work, ref_counted};
@@ -134,8 +134,8 @@ macro_rules! ref_counted {
             $($field:ident $(@ $id:literal)? : $run:expr),* $(,)?
         }
     ) => {
-        // SAFETY: every work item that an impl of `HasWork` below connects is settled; only counted
-        // references point to the object.
+        // SAFETY: every work item that an impl of `HasWork` below connects is initialised; only
+        // counted references point to the object.
         unsafe impl$(<$($generic $(: $bound)?),*>)? $crate::RefCounted<$p> for $t {
             unsafe fn init(&self) {
                 $(
@@ -151,8 +151,8 @@ macro_rules! ref_counted {
         );
     };
     // The steps below connect items that the step above settles. Called by anybody else they need a
-    // `Settled`, and so an `unsafe` of the caller's. Generics are matched as such: as bare tokens they could
-    // end this impl and begin another.
+    // `Settled`, and so an `unsafe` of the caller's. Generics are matched as such: as bare tokens
+    // they could end this impl and begin another.
     (@items ($settled:expr) [$($generics:tt)*] [$p:ty] [$t:ty]) => {};
     (@items ($settled:expr) $g:tt [$p:ty] [$t:ty] $field:ident : $run:expr, $($rest:tt)*) => {
         $crate::ref_counted!(@item ($settled) $g [$p] [$t] $field 0 $run);
@@ -177,8 +177,8 @@ macro_rules! ref_counted {
     };
 }
 
-/// The promise that the work items which [`ref_counted!`](crate::ref_counted) connects are settled. For that
-/// macro alone.
+/// The promise that the work items which [`ref_counted!`](crate::ref_counted) connects are settled.
+/// For that macro alone.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Settled(());
@@ -197,25 +197,27 @@ impl Settled {
 /// Called by the platform's worker.
 ///
 /// # Safety
-/// `raw` is the item of a live object whose enqueue leaked a count.
+/// `raw` must be the item of a live object whose enqueue leaked a count.
 unsafe fn run<T: HasWork<P, ID>, P: Platform, const ID: usize>(raw: *const P::Work) {
-    // SAFETY: the item was made by `uninit` for `T` and lies at `OFFSET` inside one (`HasWork`); `enqueue` leaked a count
-    // for this very call, and the pointer it passed has provenance over the object.
+    // SAFETY: the item was made by `uninit` for `T` and is at `OFFSET` inside one (`HasWork`);
+    // `enqueue` leaked a count for this very call, and the pointer it passed has provenance over
+    // the object.
     let this = unsafe { Ref::<T, P>::from_raw(raw.byte_sub(T::OFFSET).cast::<T>()) };
     T::run(this);
 }
 
 fn raw_of<T: HasWork<P, ID>, P: Platform, const ID: usize>(r: &Ref<T, P>) -> *const P::Work {
     // `Work` begins with the raw item: it is its only field of non-zero size.
-    // SAFETY: `OFFSET` lies inside the object (`HasWork`).
+    // SAFETY: `OFFSET` is inside the object (`HasWork`).
     unsafe { Ref::as_ptr(r).byte_add(T::OFFSET).cast::<P::Work>() }
 }
 
 /// Queues the object's item `ID`; the reference goes with it and comes to [`HasWork::run`].
 ///
 /// # Errors
-/// The reference, if the item is pending already or the queue is shut down (rule 9). The pending run has not begun: it will see
-/// everything written before this call.
+/// Returns the reference, if the item is pending already or the queue is shut down
+/// ([rule 9](crate::docs::protocol#rule-9)). A pending run has not begun: it will see everything
+/// written before this call.
 ///
 /// Source: `queue_work`, whose boolean leaks the reference when it is ignored.
 pub fn enqueue<T: HasWork<P, ID>, P: Platform, const ID: usize>(
@@ -224,7 +226,8 @@ pub fn enqueue<T: HasWork<P, ID>, P: Platform, const ID: usize>(
 ) -> Result<(), Ref<T, P>> {
     let raw = raw_of::<T, P, ID>(&r);
     let value = Ref::into_raw(r);
-    // SAFETY: the item is settled (`HasWork`) and the count that was just leaked keeps it alive until its function is called.
+    // SAFETY: the item is initialised (`HasWork`), and the count that was just leaked keeps it
+    // alive until its function is called.
     if unsafe { queue.enqueue(raw) } {
         Ok(())
     } else {
@@ -233,18 +236,18 @@ pub fn enqueue<T: HasWork<P, ID>, P: Platform, const ID: usize>(
     }
 }
 
-/// Takes the object's item `ID` off the queue; returns the reference that was queued, if the item had not
-/// begun to run.
+/// Takes the object's item `ID` off the queue; returns the reference that was queued, if the item
+/// had not begun to run.
 ///
 /// # Safety
-/// The item is not queued on another queue, now or during the call: it would be taken out of that queue's
-/// list under the wrong lock.
+/// The item must not be queued on another queue, now or during the call: it would be taken out of
+/// that queue's list under the wrong lock.
 #[must_use = "the reference that was queued comes back here"]
 pub unsafe fn cancel<T: HasWork<P, ID>, P: Platform, const ID: usize>(
     queue: &P::Queue,
     r: &Ref<T, P>,
 ) -> Option<Ref<T, P>> {
-    // SAFETY: `r` keeps the settled item alive; only ever queued here (caller).
+    // SAFETY: `r` keeps the initialised item alive; only ever queued here (caller).
     if unsafe { queue.cancel(raw_of::<T, P, ID>(r)) } {
         // SAFETY: the item was pending and will not run: the count that `enqueue` leaked is ours.
         Some(unsafe { Ref::from_raw(Ref::as_ptr(r)) })
@@ -253,20 +256,20 @@ pub unsafe fn cancel<T: HasWork<P, ID>, P: Platform, const ID: usize>(
     }
 }
 
-/// Waits until the object's item `ID`, as queued or running at the call, has run to its end. To wait for
-/// everything on a queue, use the safe [`RawQueue::flush`].
+/// Waits until the object's item `ID`, as queued or running at the call, has run to its end. To
+/// wait for everything on a queue, use the safe [`RawQueue::flush`].
 ///
 /// # Safety
-/// The item is not queued on another queue, now or during the call, and this is not called from the item
-/// itself.
+/// The item must not be queued on another queue, now or during the call, and this must not be
+/// called from the item itself.
 pub unsafe fn flush_item<T: HasWork<P, ID>, P: Platform, const ID: usize>(queue: &P::Queue, r: &Ref<T, P>) {
-    // SAFETY: `r` keeps the settled item alive; only ever queued here (caller).
+    // SAFETY: `r` keeps the initialised item alive; only ever queued here (caller).
     unsafe { queue.flush_item(raw_of::<T, P, ID>(r)) }
 }
 
 /// Returns whether the object's item `ID` is queued and has not begun to run. A snapshot.
 #[must_use]
 pub fn is_pending<T: HasWork<P, ID>, P: Platform, const ID: usize>(queue: &P::Queue, r: &Ref<T, P>) -> bool {
-    // SAFETY: `r` keeps the settled item alive.
+    // SAFETY: `r` keeps the initialised item alive.
     unsafe { queue.is_pending(raw_of::<T, P, ID>(r)) }
 }

@@ -1,5 +1,5 @@
-//! Work items that carry the type they work on, over the raw items and queues of the host; and a software queue for
-//! hosts that have none.
+//! Work items that carry the type they work on, over the raw items and queues of the platform; and
+//! a software queue for platforms that have none.
 //!
 //! ```text
 //!            enqueue (takes a Ref)            worker: clear PENDING, then run

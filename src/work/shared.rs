@@ -7,17 +7,17 @@ use crate::refcount::{LastPut, Ref, RefCounted};
 use core::fmt;
 use core::ops::Deref;
 
-/// A [`SoftQueue`] that lives as long as somebody can queue work on it. Share it as a [`Ref`]: when the last
-/// one is dropped, the queue is shut down; its workers, who hold [`queue`](Self::queue) and not this, run
-/// what is queued and leave.
+/// A [`SoftQueue`] that lives as long as work can be queued on it. Share it as a [`Ref`]: when the
+/// last one is dropped, the queue is shut down; its workers, which hold [`queue`](Self::queue) and
+/// not this, run what is queued and return.
 ///
-/// So the order in which the users of several queues go away does not matter: a queue is there for whoever
-/// still holds a handle.
+/// So the order in which the users of several queues go away does not matter: a queue lives as long
+/// as a handle to it.
 pub struct SharedQueue<P: Platform> {
     queue: Ref<SoftQueue<P>, P>,
 }
 
-// SAFETY: there is nothing to settle, and nothing points to it but counted references.
+// SAFETY: there is nothing to initialise, and nothing points to it but counted references.
 unsafe impl<P: Platform> RefCounted<P> for SharedQueue<P> {
     unsafe fn last_put(&self) -> LastPut {
         self.queue.shut_down();

@@ -1,4 +1,5 @@
-//! A work queue in software, generic over the platform: an intrusive list, any number of workers, no allocation to enqueue.
+//! A work queue in software, generic over the platform: an intrusive list, any number of workers,
+//! no allocation to enqueue.
 
 use crate::error::Error;
 use crate::platform::{
@@ -11,8 +12,9 @@ use core::ptr;
 /// A work item of a [`SoftQueue`].
 ///
 /// # Invariants
-/// * `pending` is 1 from a successful enqueue until just before the function runs, or until it is cancelled. It changes under the lock
-///   of the queue that the item is on; a word of its own, because another queue has to refuse the item meanwhile.
+/// * `pending` is 1 from a successful enqueue until just before the function runs, or until it is
+///   cancelled. It changes under the lock of the queue that the item is on; a word of its own,
+///   because another queue must refuse the item meanwhile.
 /// * `link` is touched only under the lock of the queue that the item is, or is about to be, on.
 pub struct SoftWork<P: Platform> {
     run: unsafe fn(*const Self),
@@ -23,14 +25,14 @@ pub struct SoftWork<P: Platform> {
 struct Link<P: Platform> {
     prev: *const SoftWork<P>,
     next: *const SoftWork<P>,
-    /// The turn in which the item was queued.
+    /// The turn (a number that grows with each enqueue) in which the item was queued.
     turn: u64,
     queued: bool,
 }
 
 // SAFETY: the list links are touched under the queue's lock only (invariant above).
 unsafe impl<P: Platform> Send for SoftWork<P> {}
-// SAFETY: as above.
+// SAFETY: shared access to the links happens under the queue's lock only, and `pending` is atomic.
 unsafe impl<P: Platform> Sync for SoftWork<P> {}
 
 // SAFETY: `SoftQueue` calls `run` once per successful enqueue.
@@ -48,7 +50,7 @@ impl<P: Platform> SoftWork<P> {
     }
 
     /// # Safety
-    /// The queue's lock is held.
+    /// The queue's lock must be held.
     unsafe fn link<R>(&self, f: impl FnOnce(&mut Link<P>) -> R) -> R {
         // SAFETY: the lock is held, so nobody else reaches the link (invariant of the type).
         self.link.with_mut(|l| f(unsafe { &mut *l }))
@@ -61,7 +63,8 @@ impl<P: Platform> fmt::Debug for SoftWork<P> {
     }
 }
 
-/// What a worker is running. Lives on the worker's stack, because the item may be freed by its own function.
+/// What a worker is running. Lives on the worker's stack, because the item may be freed by its own
+/// function.
 struct Mark<P: Platform> {
     /// Compared, never followed.
     item: *const SoftWork<P>,
@@ -69,7 +72,8 @@ struct Mark<P: Platform> {
     next: P::Cell<*const Mark<P>>,
 }
 
-/// A run in progress. Ends with its function, and also when that unwinds on a host that can: a mark must not outlive its stack.
+/// A run in progress. Ends with its function, and also when that unwinds on a platform that can: a
+/// mark must not outlive its stack.
 ///
 /// # Invariants
 /// `mark` is in the queue's list and alive.
@@ -82,10 +86,11 @@ impl<P: Platform> Drop for Running<'_, P> {
     fn drop(&mut self) {
         // SAFETY: the mark is in the list (invariant); the lock is held.
         self.queue.with(|s| unsafe { s.unmark(self.mark) });
-        // SAFETY: settled; the borrow keeps the queue in place.
+        // SAFETY: initialised by `try_new`; the borrow keeps the queue in place.
         unsafe {
             self.queue.done.wake_all();
-            // The item may have been queued again while it ran and kept from the other workers until now.
+            // The item may have been queued again while it ran and kept from the other workers
+            // until now.
             self.queue.idle.wake_all();
         }
     }
@@ -98,16 +103,17 @@ struct State<P: Platform> {
     head: *const SoftWork<P>,
     tail: *const SoftWork<P>,
     running: *const Mark<P>,
-    /// The last turn given out.
+    /// The last turn that was assigned.
     turn: u64,
     shut: bool,
 }
 
-// SAFETY: the pointers are followed under the lock around the state only, while what they point to is alive (invariants).
+// SAFETY: the pointers are followed under the lock around the state only, while what they point to
+// is alive (invariants).
 unsafe impl<P: Platform> Send for State<P> {}
 
-/// A software work queue. Share it as a [`Ref`], which is the handle that implements [`RawQueue`]; have one or more threads call
-/// [`work`](Self::work).
+/// A software work queue. Share it as a [`Ref`], which is the handle that implements [`RawQueue`];
+/// have one or more threads call [`work`](Self::work).
 ///
 /// Source: `struct workqueue_struct`, `alloc_workqueue`, `flush_workqueue`, `destroy_workqueue`.
 ///
@@ -131,10 +137,11 @@ pub struct SoftQueue<P: Platform> {
     done: WaitQueue<P::Wait>,
 }
 
-// SAFETY: `init` settles the lock and both waits. Workers and flushers borrow the queue through references that they hold.
+// SAFETY: `init` initialises the lock and both waits. Workers and flushers borrow the queue through
+// references that they hold.
 unsafe impl<P: Platform> RefCounted<P> for SoftQueue<P> {
     unsafe fn init(&self) {
-        // SAFETY: the caller's promise, handed on.
+        // SAFETY: called once, at the final address (caller).
         unsafe {
             self.state.init();
             self.idle.init();
@@ -143,8 +150,9 @@ unsafe impl<P: Platform> RefCounted<P> for SoftQueue<P> {
     }
 
     unsafe fn last_put(&self) -> LastPut {
-        // Nobody can enqueue any more, and no worker is left. What is queued all the same owns counts of its objects, and its
-        // links point here: it stays as it is. A platform lets the workers run the list empty first.
+        // Nobody can enqueue any more, and no worker is left. What is queued all the same owns
+        // counts of its objects, and its links point here: it stays as it is. A platform must let
+        // the workers run the list empty first.
         if self.is_empty() { LastPut::Drop } else { LastPut::Leak }
     }
 }
@@ -165,11 +173,13 @@ impl<P: Platform> SoftQueue<P> {
         Ok(Ref::try_new(this)?)
     }
 
-    /// Runs items as they come, until [`shut_down`](Self::shut_down) was called and nothing is left. Call it from each worker thread.
+    /// Runs items as they come, until [`shut_down`](Self::shut_down) was called and nothing is
+    /// left. Call it from each worker thread.
     pub fn work(&self) {
         loop {
             while self.run_one() {}
-            // An item that another worker is running, and that was queued again, is nothing to do: the end of that run wakes us.
+            // An item that another worker is running, and that was queued again, cannot run now:
+            // the end of that run wakes us.
             let mut over = false;
             let something = || {
                 self.with(|s| {
@@ -177,7 +187,7 @@ impl<P: Platform> SoftQueue<P> {
                     over || s.runnable().is_some()
                 })
             };
-            // SAFETY: settled by `Ref::try_new`; no lock is held here.
+            // SAFETY: initialised by `Ref::try_new`; no lock is held here.
             unsafe { self.idle.wait_until(None, something) };
             if over {
                 return;
@@ -185,7 +195,7 @@ impl<P: Platform> SoftQueue<P> {
         }
     }
 
-    /// Runs the first item that may run now, on this thread. `false` if there is none.
+    /// Runs the first item that may run now, on this thread. Returns `false` if there is none.
     pub fn run_one(&self) -> bool {
         let mut mark = Mark { item: ptr::null(), turn: 0, next: <P::Cell<_> as Cell<_>>::new(ptr::null()) };
         let Some(run) = self.with(|s| {
@@ -196,10 +206,12 @@ impl<P: Platform> SoftQueue<P> {
                 mark.item = item;
                 mark.turn = (*item).link(|l| l.turn);
                 mark.next.with_mut(|n| *n = s.running);
-                // Cleared here, before the function runs: an enqueue from now on is accepted and runs the item once more.
-                // ORDERING: for enqueues on other queues, which take another lock. A swap: an enqueue that another queue refused
-                // is a read-modify-write before this one in the same chain, so the run sees that enqueuer's writes, too;
-                // and the links are handed on to the next one who queues the item, wherever.
+                // Cleared here, before the function runs: an enqueue from now on is accepted and
+                // runs the item once more.
+                // ORDERING: for enqueues on other queues, which take another lock (E3, E4). A swap:
+                // an enqueue that another queue refused is a read-modify-write before this one in
+                // the same chain, so the run sees that enqueuer's writes, too; and the links are
+                // handed on to the next one who queues the item, wherever.
                 (*item).pending.swap(0, Rmw::AcqRel);
                 (*item).run
             };
@@ -209,20 +221,22 @@ impl<P: Platform> SoftQueue<P> {
             return false;
         };
         let running = Running { queue: self, mark: &raw const mark };
-        // SAFETY: the item was enqueued and is run once for it. From here on it may be gone at any moment.
+        // SAFETY: the item was enqueued and is run once for it. From here on it may be gone at any
+        // moment.
         unsafe { run(mark.item) };
         drop(running);
         true
     }
 
-    /// Refuses every further enqueue, and lets the workers leave once the list is empty. Does not wait: join the workers for that.
+    /// Refuses every further enqueue, and lets the workers leave once the list is empty. Does not
+    /// wait: join the workers for that.
     pub fn shut_down(&self) {
         self.with(|s| s.shut = true);
-        // SAFETY: settled; the caller's borrow keeps the queue in place.
+        // SAFETY: initialised by `try_new`; the caller's borrow keeps the queue in place.
         unsafe { self.idle.wake_all() };
     }
 
-    /// The number of items that are queued or running. A snapshot.
+    /// Returns the number of items that are queued or running: a snapshot.
     #[must_use]
     pub fn len(&self) -> usize {
         self.with(|s| {
@@ -244,26 +258,27 @@ impl<P: Platform> SoftQueue<P> {
         })
     }
 
-    /// Whether nothing is queued or running. A snapshot.
+    /// Returns whether nothing is queued or running: a snapshot.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.with(|s| s.head.is_null() && s.running.is_null())
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut State<P>) -> R) -> R {
-        // SAFETY: settled by `Ref::try_new`. No section of this file calls out or enters another.
+        // SAFETY: initialised by `Ref::try_new`. No section of this file calls out or enters
+        // another.
         unsafe { self.state.with(f) }
     }
 
     /// Waits until `ended` holds of the state.
     fn wait(&self, ended: impl Fn(&State<P>) -> bool) {
-        // SAFETY: settled; flushers hold no spinlock (contract of `RawQueue`).
+        // SAFETY: initialised by `try_new`; flushers hold no spinlock (contract of `RawQueue`).
         unsafe { self.done.wait_until(None, || self.with(|s| ended(s))) };
     }
 }
 
 impl<P: Platform> State<P> {
-    /// The first item that no worker is running already.
+    /// Returns the first item that no worker is running already.
     fn runnable(&self) -> Option<*const SoftWork<P>> {
         let mut at = self.head;
         // SAFETY: the lock is held: what is in the list is alive.
@@ -271,13 +286,13 @@ impl<P: Platform> State<P> {
             if self.run_of(at).is_none() {
                 return Some(at);
             }
-            // SAFETY: as above.
+            // SAFETY: the lock is held: `item` is in the list and alive.
             at = unsafe { item.link(|l| l.next) };
         }
         None
     }
 
-    /// The turn that some worker is running `item` for.
+    /// Returns the turn for which a worker is running `item`.
     fn run_of(&self, item: *const SoftWork<P>) -> Option<u64> {
         let mut at = self.running;
         // SAFETY: the lock is held: a mark is alive until it is unlinked.
@@ -285,15 +300,16 @@ impl<P: Platform> State<P> {
             if ptr::eq(mark.item, item) {
                 return Some(mark.turn);
             }
-            // SAFETY: as above.
+            // SAFETY: the lock is held: `mark` is alive until it is unlinked.
             at = mark.next.with(|p| unsafe { *p });
         }
         None
     }
 
-    /// Whether something of turn `turn` or earlier is queued or running.
+    /// Returns whether something of turn `turn` or earlier is queued or running.
     fn has_until(&self, turn: u64) -> bool {
-        // SAFETY: the lock is held: items and marks are alive. The list ascends, so its head is the earliest.
+        // SAFETY: the lock is held: items and marks are alive. The list ascends, so its head is the
+        // earliest.
         unsafe {
             if self.head.as_ref().is_some_and(|item| item.link(|l| l.turn) <= turn) {
                 return true;
@@ -310,7 +326,7 @@ impl<P: Platform> State<P> {
     }
 
     /// # Safety
-    /// The lock is held, the item is alive and not in a list.
+    /// The lock must be held, the item alive and not in a list.
     unsafe fn append(&mut self, item: *const SoftWork<P>) {
         // CANNOT WRAP in practice: 2^64 enqueues.
         self.turn = self.turn.wrapping_add(1);
@@ -326,7 +342,7 @@ impl<P: Platform> State<P> {
     }
 
     /// # Safety
-    /// The lock is held and the item is in the list.
+    /// The lock must be held, and the item must be in the list.
     unsafe fn unlink(&mut self, item: *const SoftWork<P>) {
         // SAFETY: the lock is held; the neighbours are in the list and so alive.
         unsafe {
@@ -346,7 +362,7 @@ impl<P: Platform> State<P> {
     }
 
     /// # Safety
-    /// The lock is held and the mark is in the list.
+    /// The lock must be held, and the mark must be in the list.
     unsafe fn unmark(&mut self, mark: *const Mark<P>) {
         // SAFETY: the lock is held: every mark in the list is alive.
         unsafe {
@@ -368,26 +384,30 @@ impl<P: Platform> State<P> {
     }
 }
 
-// SAFETY: see each method; the list is FIFO by turn, `pending` is cleared by a swap before the run, `runnable` never gives an
-// item that another worker runs, and after `run` returned only the mark on the worker's own stack is touched.
+// SAFETY: see each method; the list is FIFO by turn, `pending` is cleared by a swap before the run,
+// `runnable` never gives an item that another worker runs, and after `run` returned only the mark
+// on the worker's own stack is touched.
 unsafe impl<P: Platform> RawQueue<SoftWork<P>> for Ref<SoftQueue<P>, P> {
     unsafe fn enqueue(&self, item: *const SoftWork<P>) -> bool {
         // SAFETY: the item is alive (caller).
         let work = unsafe { &*item };
         let taken = self.with(|s| {
-            // Under the lock: a refusal says that a run will serve the caller, who may flush or cancel next, and must find it in
-            // the list.
-            // ORDERING: pairs with the swaps in `run_one` and `cancel` where those were another queue's: acquires the links, and
-            // releases to them what was written before, also when it is refused.
+            // Under the lock: a refusal promises that a run will serve the caller, who may flush or
+            // cancel next, and must find it in the list.
+            // ORDERING: pairs with the swaps in `run_one` (E3, E4) and `cancel` (E5) where those
+            // were another queue's: acquires the links, and releases to them what was written
+            // before, also when it is refused.
             if s.shut || work.pending.swap(1, Rmw::AcqRel) != 0 {
                 return false;
             }
-            // SAFETY: the mark was ours to set, so the item is in no list; it is alive until it runs (caller).
+            // SAFETY: the mark was ours to set, so the item is in no list; it is alive until it
+            // runs (caller).
             unsafe { s.append(item) };
             true
         });
         if taken {
-            // SAFETY: settled, and `self` keeps the queue in place. The item itself may be gone already.
+            // SAFETY: settled, and `self` keeps the queue in place. The item itself may be gone
+            // already.
             unsafe { self.idle.wake_all() };
         }
         taken
@@ -401,7 +421,7 @@ unsafe impl<P: Platform> RawQueue<SoftWork<P>> for Ref<SoftQueue<P>, P> {
         });
         let Some(target) = target else { return };
         self.wait(|s| {
-            // SAFETY: as above.
+            // SAFETY: the lock is held and the caller keeps the item alive.
             let queued = unsafe { (*item).link(|l| l.queued && l.turn <= target) };
             !queued && s.run_of(item).is_none_or(|turn| turn > target)
         });
@@ -416,7 +436,8 @@ unsafe impl<P: Platform> RawQueue<SoftWork<P>> for Ref<SoftQueue<P>, P> {
                     return false;
                 }
                 s.unlink(item);
-                // ORDERING: as the swap in `run_one`: whoever was refused before, and the links for whoever queues it next.
+                // ORDERING: as the swap in `run_one` (E5): acquires what a refused enqueue wrote
+                // before, and releases the links to the next enqueue.
                 work.pending.swap(0, Rmw::AcqRel);
             }
             true

@@ -6,7 +6,8 @@ use crate::refcount::{Ref, RefCounted};
 use core::fmt;
 use core::time::Duration;
 
-/// A queue of waiting threads, for drivers: counted, so that it is settled and in place for whoever waits.
+/// A queue of waiting threads, for drivers: counted, so that it is initialised and in place for
+/// every waiter.
 ///
 /// ```
 /// use core::time::Duration;
@@ -21,7 +22,7 @@ pub struct Waiter<P: Platform> {
     queue: WaitQueue<P::Wait>,
 }
 
-// SAFETY: `init` settles the queue, and nothing points to it but counted references.
+// SAFETY: `init` initialises the queue, and nothing points to it but counted references.
 unsafe impl<P: Platform> RefCounted<P> for Waiter<P> {
     unsafe fn init(&self) {
         // SAFETY: called once, at the final address (caller).
@@ -38,19 +39,20 @@ impl<P: Platform> Waiter<P> {
         Ok(Ref::try_new(Self { queue: WaitQueue::uninit() })?)
     }
 
-    /// Sleeps until `condition` holds, or `timeout` has passed (`None`: never; zero: asks once). Returns
-    /// whether it held. May sleep, so it must not be called under a spinlock; `condition` must not sleep.
+    /// Sleeps until `condition` holds, or `timeout` has passed (`None`: never; zero: asks once).
+    /// Returns whether it held. May sleep, so it must not be called under a spinlock; `condition`
+    /// must not sleep.
     #[must_use = "`false` means that the time is over"]
     pub fn wait_until(&self, timeout: Option<Duration>, condition: impl FnMut() -> bool) -> bool {
-        // SAFETY: settled by `Ref::try_new`. A section of a spinlock of this crate is unsafe code that
-        // promises not to sleep.
+        // SAFETY: initialised by `Ref::try_new`. A section of a spinlock of this crate is unsafe
+        // code that promises not to sleep.
         unsafe { self.queue.wait_until(timeout, condition) }
     }
 
-    /// Wakes every waiting thread to look again. A thread that waits for a condition that was made true
-    /// before this call sees it. Never sleeps.
+    /// Wakes every waiting thread to look again. A thread that waits for a condition that was made
+    /// true before this call sees it. Never sleeps.
     pub fn wake_all(&self) {
-        // SAFETY: settled by `Ref::try_new`; the borrow keeps it in place.
+        // SAFETY: initialised by `Ref::try_new`; the borrow keeps it in place.
         unsafe { self.queue.wake_all() }
     }
 }

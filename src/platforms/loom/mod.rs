@@ -1,22 +1,26 @@
-//! The host made of loom: every atomic access, lock and cell access is a step that the checker explores.
+//! The platform made of loom: every atomic access, lock and cell access is a step that the checker
+//! explores.
 //!
-//! A driver that is generic over [`Platform`] is model-checked by running it on [`Loom`] inside `loom::model`. What the checker
-//! cannot see: accesses that do not go through the platform; store buffering through sequentially consistent *accesses*
-//! (the core uses fences for it); another thread between an access and the fence right after it; more than four spawned threads.
+//! A driver that is generic over [`Platform`] is model-checked by running it on [`Loom`] inside
+//! `loom::model`. What the checker cannot see: accesses that do not go through the platform; store
+//! buffering through sequentially consistent *accesses* (the core uses fences for it); another
+//! thread between an access and the fence right after it; more than four spawned threads.
 //!
 //! # The search of loom 0.7.3 is not complete
 //!
-//! loom looks for a race with the last access of an atomic only. A thread that loads and then writes hides the loads of all other
-//! threads behind its own ([tokio-rs/loom#392](https://github.com/tokio-rs/loom/issues/392)): this model has one execution, in which
-//! the main thread loads 0, and no check of it meets the other one.
+//! loom looks for a race with the last access of an atomic only. A thread that loads and then
+//! writes hides the loads of all other threads behind its own
+//! ([tokio-rs/loom#392](https://github.com/tokio-rs/loom/issues/392)): this model has one
+//! execution, in which the main thread loads 0, and no check of it meets the other one.
 //!
 //! ```text
 //! thread::spawn(move || { y.load(Relaxed); y.store(1, Relaxed); });
 //! x.load(Relaxed)
 //! ```
 //!
-//! The models of this crate run on a loom without that hole: a copy of the registry's, with a patch of ours. A crate's patches reach
-//! its own workspace only, so that models of your own need the same. This package has the patch, and a script that writes the copy:
+//! The models of this crate run on a loom without that hole: a copy of the registry's, with a patch
+//! of ours. A crate's patches reach its own workspace only, so that models of your own need the
+//! same. This package has the patch, and a script that writes the copy:
 //!
 //! ```text
 //! path/to/userptr/loom-tests/loom/repair target/loom        # in your package
@@ -27,7 +31,8 @@
 //!
 //! # Time-outs
 //!
-//! Finite time-outs expire at once: a model explores "the deadline passed" at every point, and "in time" by passing none.
+//! Finite time-outs expire at once: a model explores "the deadline passed" at every point, and "in
+//! time" by passing none.
 //!
 //! ```
 //! use userptr::{Refcount, platforms::loom::Loom};
@@ -49,11 +54,12 @@ use core::fmt;
 use core::ptr::NonNull;
 use core::time::Duration;
 
-/// The model-checking host.
+/// The model-checking platform.
 #[derive(Debug)]
 pub enum Loom {}
 
-// SAFETY: the fence is loom's sequentially consistent one; the allocator is the global one, with loom watching for leaks.
+// SAFETY: the fence is loom's sequentially consistent one; the allocator is the global one, with
+// loom watching for leaks.
 unsafe impl Platform for Loom {
     type Usize = LoomUsize;
     type Cell<T> = LoomCell<T>;
@@ -76,7 +82,7 @@ unsafe impl Platform for Loom {
     }
 
     unsafe fn dealloc(ptr: NonNull<u8>, layout: Layout) {
-        // SAFETY: the caller's promise.
+        // SAFETY: from `alloc` with this layout, and not used again (caller).
         unsafe { ::loom::alloc::dealloc(ptr.as_ptr(), layout) }
     }
 }
@@ -142,7 +148,7 @@ pub struct LoomLock {
 
 // SAFETY: the guard never leaves the thread that holds the lock (contract of `RawLock`).
 unsafe impl Send for LoomLock {}
-// SAFETY: as above.
+// SAFETY: the parked guard is touched by the holder of the mutex only (invariant of the field).
 unsafe impl Sync for LoomLock {}
 
 impl fmt::Debug for LoomLock {
@@ -159,7 +165,8 @@ unsafe impl RawLock for LoomLock {
 
     unsafe fn acquire(&self) {
         let guard = self.mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        // SAFETY: only the lifetime changes; the guard is dropped by `release`, or never, and the lock does not move while held.
+        // SAFETY: only the lifetime changes; the guard is dropped by `release`, or never, and the
+        // lock does not move while held.
         let guard = unsafe { core::mem::transmute::<MutexGuard<'_, ()>, MutexGuard<'static, ()>>(guard) };
         // SAFETY: the lock is held (invariant of the field).
         unsafe { *self.guard.get() = Some(guard) };
@@ -172,15 +179,17 @@ unsafe impl RawLock for LoomLock {
     }
 }
 
-/// A condition variable. The condition is asked under the mutex that wakers pass through: fewer steps than an event count, and
-/// allowed because the core wakes only outside the locks that its conditions take.
+/// A condition variable. The condition is evaluated under the mutex that wakers pass through: fewer
+/// steps than an event count, and allowed because the core wakes only outside the locks that its
+/// conditions take.
 #[derive(Debug)]
 pub struct LoomWait {
     gate: Mutex<()>,
     moved: Condvar,
 }
 
-// SAFETY: the waker passes through the gate after its write; the sleeper asks and sleeps in one section of the gate.
+// SAFETY: the waker passes through the gate after its write; the sleeper asks and sleeps in one
+// section of the gate.
 unsafe impl RawWait for LoomWait {
     fn uninit() -> Self {
         Self { gate: Mutex::new(()), moved: Condvar::new() }

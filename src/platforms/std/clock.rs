@@ -6,7 +6,7 @@ use std::time::Instant;
 
 extern crate std;
 
-/// The first time that anybody asked: any fixed point will do.
+/// The time of the first call: any fixed point will do.
 static BEGINNING: OnceLock<Instant> = OnceLock::new();
 
 /// Returns the time since the first call.

@@ -1,4 +1,4 @@
-//! The host made of the standard library: [`Std`].
+//! The platform made of the standard library: [`Std`].
 
 mod clock;
 pub(super) mod held;
@@ -18,7 +18,8 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 use core::time::Duration;
 
-/// Threads, mutexes and condition variables of the standard library; its global allocator; the software queue.
+/// Threads, mutexes and condition variables of the standard library; its global allocator; the
+/// software queue.
 #[derive(Debug)]
 pub enum Std {}
 
@@ -56,18 +57,18 @@ unsafe impl Platform for Std {
     }
 
     unsafe fn dealloc(ptr: NonNull<u8>, layout: Layout) {
-        // SAFETY: the caller's promise.
+        // SAFETY: from `alloc` with this layout, and not used again (caller).
         unsafe { ::std::alloc::dealloc(ptr.as_ptr(), layout) }
     }
 }
 
-/// A full fence. On x86-64 a locked instruction on the stack, as kernels do it: half the price of the `mfence` that the language's own
-/// fence becomes, and as strong for ordinary memory.
+/// Executes a full fence. On x86-64 a locked instruction on the stack, as kernels do it: half the
+/// price of the `mfence` that the language's own fence becomes, and as strong for ordinary memory.
 #[inline]
 pub(super) fn full_fence() {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: it changes no value. Without options the compiler takes it to read and write all memory, so it moves
-    // no access across; the processor moves none across a locked instruction.
+    // SAFETY: it changes no value. Without options the compiler takes it to read and write all
+    // memory, so it moves no access across; the processor moves none across a locked instruction.
     unsafe {
         core::arch::asm!("lock or dword ptr [rsp], 0");
     }

@@ -13,10 +13,11 @@ extern crate std;
 /// A [`Context`] with the threads that pin, revoke and release for it. Made by
 /// [`ContextBuilder::spawn`]; derefs to the context.
 ///
-/// Drop it whenever you like. Objects that are left keep the context and its threads until they are dropped.
+/// It may be dropped at any time. Objects that are left keep the context and its threads until they
+/// are dropped.
 pub struct Running<D: Device<Space: AddressSpace<Platform: Threads>>> {
-    // Dropped in this order: the context first, so that with the last object gone each queue can end, then
-    // the queues, each of which may still feed the next.
+    // Dropped in this order: the context first, so that with the last object gone each queue can
+    // end, then the queues, each of which may still feed the next.
     context: Context<D>,
     _pins: Workers<PlatformOf<D>>,
     _revokes: Option<Workers<PlatformOf<D>>>,

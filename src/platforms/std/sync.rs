@@ -10,10 +10,11 @@ use std::time::Instant;
 
 extern crate std;
 
-/// The standard mutex without data. Its guard is parked beside it between `acquire` and `release`: a raw lock at the
-/// price of the mutex alone.
+/// The standard mutex without data. Its guard is parked beside it between `acquire` and `release`:
+/// a raw lock at the price of the mutex alone.
 ///
-/// It serves as spinlock too: in user space the holder can be preempted at any moment, so a waiter had better sleep.
+/// It serves as spinlock too: in user space the holder can be preempted at any moment, so a waiter
+/// should sleep.
 pub struct StdLock {
     mutex: Mutex<()>,
     /// # Invariants
@@ -21,9 +22,10 @@ pub struct StdLock {
     guard: UnsafeCell<Option<MutexGuard<'static, ()>>>,
 }
 
-// SAFETY: the guard never leaves the thread that holds the lock: `release` is called where `acquire` was (contract).
+// SAFETY: the guard never leaves the thread that holds the lock: `release` is called where
+// `acquire` was (contract).
 unsafe impl Send for StdLock {}
-// SAFETY: as above.
+// SAFETY: the parked guard is touched by the holder of the mutex only (invariant of the field).
 unsafe impl Sync for StdLock {}
 
 impl fmt::Debug for StdLock {
@@ -40,10 +42,11 @@ unsafe impl RawLock for StdLock {
 
     #[inline]
     unsafe fn acquire(&self) {
-        // A panic of a test with the lock held poisons nothing: the data is the core's, and the core does not panic.
+        // A panic of a test with the lock held poisons nothing: the data is the core's, and the
+        // core does not panic.
         let guard = self.mutex.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: only the lifetime changes. The guard is dropped by `release`, or never, and the lock does not move
-        // while it is held.
+        // SAFETY: only the lifetime changes. The guard is dropped by `release`, or never, and the
+        // lock does not move while it is held.
         let guard = unsafe { core::mem::transmute::<MutexGuard<'_, ()>, MutexGuard<'static, ()>>(guard) };
         // SAFETY: the lock is held (invariant of the field).
         unsafe { *self.guard.get() = Some(guard) };
@@ -57,8 +60,8 @@ unsafe impl RawLock for StdLock {
     }
 }
 
-/// An event count: an epoch under a mutex, a condition variable, and the number of sleepers, so that a wake-up without
-/// sleepers is a fence and a load.
+/// An event count: an epoch under a mutex, a condition variable, and the number of sleepers, so
+/// that a wake-up without sleepers is a fence and a load.
 #[derive(Debug)]
 pub struct StdWait {
     sleepers: AtomicUsize,
@@ -66,10 +69,11 @@ pub struct StdWait {
     moved: Condvar,
 }
 
-// SAFETY: the sleeper announces itself and then looks, the waker writes and then looks for sleepers; both pass through `sleepers`
-// by a read-modify-write that acquires and releases. If the sleeper's comes first, the waker sees it; if the waker's comes
-// first, the sleeper acquires from it and so sees what was written. A waker that sees the sleeper moves the epoch under the
-// mutex, so the sleeper, who noted the epoch before it looked, either finds it moved or is woken.
+// SAFETY: the sleeper announces itself and then looks, the waker writes and then looks for
+// sleepers; both pass through `sleepers` by a read-modify-write that acquires and releases. If the
+// sleeper's comes first, the waker sees it; if the waker's comes first, the sleeper acquires from
+// it and so sees what was written. A waker that sees the sleeper moves the epoch under the mutex,
+// so the sleeper, who noted the epoch before it looked, either finds it moved or is woken.
 unsafe impl RawWait for StdWait {
     fn uninit() -> Self {
         Self { sleepers: AtomicUsize::new(0), epoch: Mutex::new(0), moved: Condvar::new() }
@@ -93,8 +97,8 @@ unsafe impl RawWait for StdWait {
 
     #[inline]
     unsafe fn wake_all(&self) {
-        // ORDERING: releases what was written to the `fetch_add` of a sleeper that comes later. Writes what it read: a plain load
-        // could be from before that `fetch_add`.
+        // ORDERING: releases what was written to the `fetch_add` of a sleeper that comes later.
+        // Writes what it read: a plain load could be from before that `fetch_add`.
         if self.sleepers.compare_exchange(0, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             return;
         }

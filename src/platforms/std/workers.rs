@@ -21,12 +21,13 @@ impl<P: Platform<Queue = Ref<SharedQueue<P>, P>, Work = SoftWork<P>>> Threads fo
 
 /// A software queue and the threads that serve it.
 ///
-/// The queue lives as long as anybody holds a handle to it, whatever becomes of this value: dropping it
-/// runs what is queued and, if nobody else can queue more, joins the threads; else they serve on until the
-/// last handle is dropped. So it does not matter in which order workers, contexts and objects are dropped.
+/// The queue lives as long as a handle to it, whatever becomes of this value. Dropping this value
+/// runs what is queued and, if it had the last handle, joins the threads; otherwise they serve on
+/// until the last handle is dropped. So it does not matter in which order workers, contexts and
+/// objects are dropped.
 ///
-/// An item that panics ends alone: its thread serves on. A forked child, which has no such threads, leaves
-/// everything as it is.
+/// An item that panics ends alone: its thread serves on. A forked child, which has no such threads,
+/// leaves everything as it is.
 ///
 /// ```
 /// use userptr::{RawQueue, platforms::std::{Std, Workers}};
@@ -44,8 +45,8 @@ impl<P: Threads> Workers<P> {
     /// Starts a queue with `n` threads, at least one, named `name`.
     ///
     /// # Errors
-    /// [`Error::NoMemory`] or [`Error::Threads`] if the queue or a thread cannot be had; nothing is left
-    /// behind.
+    /// [`Error::NoMemory`] or [`Error::Threads`] if the queue or a thread cannot be had; nothing is
+    /// left behind.
     pub fn start(name: &str, n: usize) -> Result<Self, Error> {
         let queue = SharedQueue::try_new()?;
         let n = n.max(1);
@@ -56,7 +57,7 @@ impl<P: Threads> Workers<P> {
             // The thread holds the queue, but no handle that would keep it from being shut down.
             let queue = queue.queue().clone();
             let serve = move || {
-                // A panicking item has said so already, through the panic hook; the queue is in order
+                // A panicking item was reported by the panic hook already; the queue is in order
                 // (its mark goes with the stack), and the next item is served.
                 while catch_unwind(AssertUnwindSafe(|| queue.work())).is_err() {}
             };
@@ -84,8 +85,8 @@ impl<P: Threads> Drop for Workers<P> {
         // SAFETY: taken once, here.
         let queue = unsafe { ManuallyDrop::take(&mut self.queue) };
         if self.process != process::id() {
-            // A forked child: the threads are not here, and the queue's lock may be held for ever by one
-            // of them. Nothing in it is this process's to finish.
+            // A forked child: the threads are not here, and the queue's lock may be held forever by
+            // one of them. Nothing in it is this process's to finish.
             core::mem::forget(queue);
             self.threads.drain(..).for_each(core::mem::forget);
             return;
@@ -97,7 +98,8 @@ impl<P: Threads> Drop for Workers<P> {
         if !self.threads.is_empty() {
             queue.drain();
         }
-        // With the last handle nobody can queue more: the threads leave. With others left, they serve on.
+        // With the last handle no thread can queue more: the threads return. With others left, they
+        // serve on.
         let last = Ref::count(&queue) == 1;
         drop(queue);
         for thread in self.threads.drain(..) {
