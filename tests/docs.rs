@@ -171,7 +171,9 @@ fn every_link_to_a_rule_or_a_scenario_has_its_anchor() {
 #[test]
 fn every_edge_is_on_the_page_and_in_the_sources() {
     let is_edge = |word: &&str| {
-        word.strip_prefix('E').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+        // Not `E0308`, which is the compiler's.
+        word.strip_prefix('E')
+            .is_some_and(|n| (1..=2).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_digit()))
     };
     let page = read("src/docs/orderings.md");
     let rows: BTreeSet<&str> =
