@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some(why) = std::env::var_os("USERPTR_SKIP_MODELS") {
-        println!("skipped: {} mutants: {}", table::mutants().count(), why.display());
+        println!("skipped: {} mutants: {}", table::mutants().count(), why.to_string_lossy());
         return ExitCode::SUCCESS;
     }
     let wanted = |m: &&Mutant| names.is_empty() || names.iter().any(|n| m.name.contains(n.as_str()));

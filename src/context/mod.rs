@@ -1,7 +1,6 @@
 //! The device context: what all clients and objects of one device share.
 
 mod builder;
-mod register;
 
 pub use builder::ContextBuilder;
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `object` | the handle |
 //! | `body` | what all handles share, and how its pages are released |
+//! | `register` | `Context::register`: how an object is made, and what is refused |
 //! | `acquire` | the way to a lease: attach, pin, prepare, commit |
 //! | `worker` | the same on a queue, where a pin has to wait |
 //! | `lease` | the lease |
@@ -12,6 +13,7 @@ mod acquire;
 mod body;
 mod lease;
 mod object;
+mod register;
 mod worker;
 
 pub use lease::{Handle, Lease, LeaseOf, Local, Mapped, Own, OwnedLease};

@@ -1,13 +1,13 @@
 //! Registration, with the reference's checks in the reference's order.
 
-use super::Context;
+use super::object::UserPtr;
 use crate::address_space::{AddressSpace, ForeignMemory, OwnedMemory};
+use crate::context::Context;
 use crate::device::Device;
 use crate::error::{Error, Rejected};
 use crate::flags::Flags;
 use crate::mm::{MmRef, MmRegistry};
 use crate::range::AddrRange;
-use crate::userptr::UserPtr;
 
 impl<D: Device> Context<D> {
     /// Registers a range of `space` for the device. Pins nothing: the first
