@@ -2,7 +2,7 @@
 
 use userptr::{AddrRange, Blockable, Notifier, Outcome, Platform, WouldBlock};
 
-pub trait AddressSpaceSide {
+pub(crate) trait AddressSpaceSide {
     /// Both passes of an invalidation. Every `Ok` is followed by one [`end`](Self::end).
     fn invalidate_and_wait(&self, range: AddrRange, mode: Blockable) -> Result<Outcome, WouldBlock>;
     /// The end, after the page tables have changed.
