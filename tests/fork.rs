@@ -1,6 +1,13 @@
 //! A forked child that drops everything it inherited from the standard platform ends, and ends cleanly.
 #![cfg(all(unix, not(miri)))]
-#![allow(clippy::unwrap_used, clippy::disallowed_types, reason = "a test: it stops where something is wrong")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::disallowed_types,
+    reason = "a test: it stops where something is wrong"
+)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
