@@ -2,7 +2,14 @@
 //! drops, with everything forgotten, from inside callbacks. Nothing of it may be undefined behaviour, hang or
 //! panic. Runs under Miri, too, which is told that leaks are meant: `MIRIFLAGS=-Zmiri-ignore-leaks`.
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, clippy::disallowed_types, reason = "a test: it stops where something is wrong")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::disallowed_types,
+    reason = "a test: it stops where something is wrong"
+)]
 
 use core::mem::forget;
 use core::time::Duration;

@@ -1,6 +1,13 @@
 //! An address space whose answers change from call to call: a safe trait's implementation may be wrong in
 //! every way that is not its unsafe duty, and nothing may come of it but errors. Runs under Miri, too.
-#![allow(clippy::unwrap_used, clippy::disallowed_types, reason = "a test: it stops where something is wrong")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::disallowed_types,
+    reason = "a test: it stops where something is wrong"
+)]
 
 use core::time::Duration;
 use std::sync::Arc;

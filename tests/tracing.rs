@@ -1,6 +1,13 @@
 //! What the feature `tracing` reports, to a collector of twenty lines.
 #![cfg(not(miri))]
-#![allow(clippy::unwrap_used, clippy::disallowed_types, reason = "a test: it stops where something is wrong")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::disallowed_types,
+    reason = "a test: it stops where something is wrong"
+)]
 
 use core::fmt::{Debug, Write};
 use core::time::Duration;
