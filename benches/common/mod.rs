@@ -6,8 +6,8 @@ use userptr::address_space::Pages;
 use userptr::device::Prepare;
 use userptr::platforms::std::{Running, Std};
 use userptr::{
-    AddrRange, AddressSpace, Context, Current, Device, Error, Flags, ForeignMemory, Notifier, Outcome, Ref,
-    Usage, UserPtr, Users,
+    AddrRange, AddressSpace, Context, Current, Device, Error, Flags, ForeignMemory, NoMemory, Notifier,
+    Outcome, Ref, Usage, UserPtr, Users,
 };
 
 pub const SHIFT: u32 = 12;
@@ -35,6 +35,7 @@ impl AddressSpace for Memory {
     type Page = usize;
     type Users<'a> = &'a Memory;
     type Registration = Ref<Notifier<Std>, Std>;
+    type Memory = NoMemory;
 
     fn id(&self) -> usize {
         self.0

@@ -5,7 +5,7 @@
  * A file is a client: its handles are its own. An object belongs to the address space that created it.
  *
  *   userptr0  no limits but a deadline of 10 s
- *   userptr1  a deadline of 1 s; its cancels run on a workqueue
+ *   userptr1  a deadline of 1 s; its revocations run on a workqueue
  *   userptr2  at most 8 pages, cannot be told that pages are read-only
  *   userptr3  QEMU's edu device, by DMA; a deadline of 3 s. Absent where there is no such device
  */
@@ -60,7 +60,7 @@ struct userptr_words {
 /* Waits until no work of the driver is queued or running. */
 #define USERPTR_SETTLE USERPTR_REQUEST(11)
 
-/* The device was reset: cancels that had run out of time are tried again, in every address space. */
+/* The device was reset: revocations that ran out of time are tried again, in every address space. */
 #define USERPTR_RESET USERPTR_REQUEST(12)
 
 /* How many there are: a test makes every allocation of each of them fail. */

@@ -41,32 +41,32 @@ fn limits(device: usize) -> Limits {
 
 impl Driver {
     fn try_new() -> Result<Ref<Self, Kernel>, Error> {
-        let [cancels, pins, frees, copies] = [
-            KQueue::try_new(Kind::Cancel)?,
+        let [revokes, pins, releases, copies] = [
+            KQueue::try_new(Kind::Revoke)?,
             KQueue::try_new(Kind::Pin)?,
-            KQueue::try_new(Kind::Free)?,
+            KQueue::try_new(Kind::Release)?,
             KQueue::try_new(Kind::Jobs)?,
         ];
-        // The second device's cancels run on a queue, the others' in the thread that invalidates.
+        // The second device's revocations run on a queue, the others' in the thread that invalidates.
         let copier = |n: usize| {
             let builder = Context::builder(Copier { limits: limits(n), queue: copies.clone() });
-            let builder = builder.pin_queue(pins.clone()).release_queue(frees.clone());
-            if n == 1 { builder.revoke_queue(cancels.clone()) } else { builder }.build()
+            let builder = builder.pin_queue(pins.clone()).release_queue(releases.clone());
+            if n == 1 { builder.revoke_queue(revokes.clone()) } else { builder }.build()
         };
         let copiers = [copier(0)?, copier(1)?, copier(2)?];
         let edu = match Edu::find(copies.clone())? {
             Some(device) => {
-                Some(Context::builder(device).pin_queue(pins.clone()).release_queue(frees.clone()).build()?)
+                Some(Context::builder(device).pin_queue(pins.clone()).release_queue(releases.clone()).build()?)
             }
             None => None,
         };
-        let driver = Self { copiers, edu, queues: [cancels, pins, frees, copies] };
+        let driver = Self { copiers, edu, queues: [revokes, pins, releases, copies] };
         Ok(Ref::try_new(driver)?)
     }
 
     /// Waits until no work is queued or running.
     fn settle(&self) {
-        // A pin may leave a cancel behind, a cancel a record to free.
+        // A pin may leave a revocation behind, a revocation a record to free.
         for _ in 0..2 {
             for queue in &self.queues {
                 queue.drain();

@@ -113,7 +113,7 @@ static int do_reset(struct round *r)
 	return dev_reset(r->fd);
 }
 
-/* No request, but what the second device's cancel queue is for. */
+/* No request, but what the second device's revoke queue is for. */
 static int do_unmap(struct round *r)
 {
 	return munmap(r->at, N * PAGE) ? -errno : 0;

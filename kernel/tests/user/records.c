@@ -62,14 +62,14 @@ static int last_record_in_invalidation(void)
 	return last_record(0);
 }
 
-/* The second device's cancels run on a queue: the record goes in one of its items, while the unmap waits for that. */
-static int last_record_in_cancel(void)
+/* The second device's revocations run on a queue: the record goes in one of its items, while the unmap waits for that. */
+static int last_record_in_revocation(void)
 {
 	return last_record(1);
 }
 
 const struct test record_tests[] = {
 	{ "last-record-in-invalidation", last_record_in_invalidation },
-	{ "last-record-in-cancel", last_record_in_cancel },
+	{ "last-record-in-revocation", last_record_in_revocation },
 	{ NULL, NULL },
 };

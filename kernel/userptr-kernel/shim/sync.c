@@ -115,7 +115,7 @@ static void work_run(struct work_struct *work)
 
 /*
  * A lockdep class for each work function, because all items share the C function above: without it a pin that flushes
- * a cancel would look like an item that flushes itself.
+ * a revocation would look like an item that flushes itself.
  */
 #define WORK_CLASSES 16
 static struct lock_class_key work_keys[WORK_CLASSES];
@@ -136,12 +136,12 @@ void uk_work_init(struct work_struct *work, const void *function)
 }
 
 /*
- * kinds 0 and 3: cancels, and the jobs of the device, which neither allocate nor take mmap_lock. Reclaim waits for both, so their
+ * kinds 0 and 3: revocations, and the jobs of the device, which neither allocate nor take mmap_lock. Reclaim waits for both, so their
  * queues need a rescuer thread. Others may do both.
  */
 struct workqueue_struct *uk_queue_new(unsigned int kind)
 {
-	static const char *const names[] = { "userptr_cancel", "userptr_pin", "userptr_free", "userptr_jobs" };
+	static const char *const names[] = { "userptr_revoke", "userptr_pin", "userptr_release", "userptr_jobs" };
 
 	if (kind >= ARRAY_SIZE(names))
 		return NULL;

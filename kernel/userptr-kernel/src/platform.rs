@@ -206,12 +206,12 @@ pub unsafe extern "C" fn userptr_work_run(work: *const KWork) {
 /// What a queue is for, which decides its flags.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
-    /// Cancels: runs inside reclaim, so it has a rescuer thread.
-    Cancel = 0,
+    /// Revocations: runs inside reclaim, so it has a rescuer thread.
+    Revoke = 0,
     /// Pins: allocates, faults, takes the address-space lock.
     Pin = 1,
     /// Frees records of address spaces: waits for callbacks in progress.
-    Free = 2,
+    Release = 2,
     /// The jobs of the device, if workers do them: an invalidation waits for them, so it has a rescuer thread, too.
     Jobs = 3,
 }

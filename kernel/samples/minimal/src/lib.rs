@@ -42,7 +42,7 @@ struct Driver {
     context: Context<Counter>,
     /// Handles that outlive every object, so that the last one never goes in a worker.
     pins: KQueue,
-    frees: KQueue,
+    releases: KQueue,
 }
 
 ref_counted! { impl RefCounted<Kernel> for Driver {} }
@@ -51,11 +51,11 @@ static DRIVER: AtomicPtr<Driver> = AtomicPtr::new(ptr::null_mut());
 
 impl Driver {
     fn try_new() -> Result<Ref<Self, Kernel>, Error> {
-        let (pins, frees) = (KQueue::try_new(Kind::Pin)?, KQueue::try_new(Kind::Free)?);
+        let (pins, releases) = (KQueue::try_new(Kind::Pin)?, KQueue::try_new(Kind::Release)?);
         // Without a queue for them, revocations run in the thread that invalidates.
         let context =
-            Context::builder(Counter).pin_queue(pins.clone()).release_queue(frees.clone()).build()?;
-        Ok(Ref::try_new(Self { context, pins, frees })?)
+            Context::builder(Counter).pin_queue(pins.clone()).release_queue(releases.clone()).build()?;
+        Ok(Ref::try_new(Self { context, pins, releases })?)
     }
 }
 
@@ -89,7 +89,7 @@ extern "C" fn minimal_unload() {
         // A pin may leave a record to free.
         for _ in 0..2 {
             driver.pins.drain();
-            driver.frees.drain();
+            driver.releases.drain();
         }
     }
 }

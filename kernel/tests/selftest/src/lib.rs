@@ -240,9 +240,9 @@ fn cancelled_work_gives_its_reference_back() -> TestResult {
 }
 
 fn drain_follows_chains() -> TestResult {
-    let queue = get!(KQueue::try_new(Kind::Cancel));
+    let queue = get!(KQueue::try_new(Kind::Revoke));
     // A context refuses one queue for two purposes.
-    let other = get!(KQueue::try_new(Kind::Cancel));
+    let other = get!(KQueue::try_new(Kind::Revoke));
     check!(queue.is_same(&queue.clone()) && !queue.is_same(&other));
     drop(other);
     let c = get!(counter(&queue, 1, 20));
@@ -304,7 +304,7 @@ unsafe impl HasWork<Kernel> for Adder {
 }
 
 fn two_threads_share_a_spinlock() -> TestResult {
-    let queue = get!(KQueue::try_new(Kind::Cancel));
+    let queue = get!(KQueue::try_new(Kind::Revoke));
     let adder = Adder {
         work: userptr::Work::uninit(),
         sum: SpinLock::<Kernel, u64>::uninit(LockClass::NOTIFIER, 0),

@@ -140,7 +140,7 @@ impl Racer {
 
 #[inline(never)]
 fn race() -> Option<()> {
-    let queue = KQueue::try_new(Kind::Cancel).ok()?;
+    let queue = KQueue::try_new(Kind::Revoke).ok()?;
     let racer =
         Racer { work: userptr::Work::uninit(), sum: UnsafeCell::new(0), arrived: AtomicUsize::new(0) };
     let racer = Ref::<Racer, Kernel>::try_new(racer).ok()?;
