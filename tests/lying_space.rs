@@ -56,6 +56,7 @@ impl AddressSpace for Liar {
     type Page = usize;
     type Users<'a> = &'a Liar;
     type Registration = Ref<Notifier<Std>, Std>;
+    type Memory = userptr::NoMemory;
 
     fn id(&self) -> usize {
         self.0.id.fetch_add(self.0.id_step, Ordering::Relaxed)
