@@ -35,7 +35,7 @@ impl Stage for Std {
         // Every second thread gets a head start: without it most races go the spawner's way.
         static SPAWNED: AtomicUsize = AtomicUsize::new(0);
         let thread = thread::spawn(f);
-        if SPAWNED.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
+        if SPAWNED.fetch_add(1, Ordering::Relaxed) % 2 == 0 {
             thread::yield_now();
         }
         thread
