@@ -213,7 +213,7 @@ impl<P: Platform> Attachment<P> {
     pub(super) unsafe fn time_left(&self) -> Option<Duration> {
         // SAFETY: nobody else touches it (invariant).
         let until = self.until.with(|u| unsafe { *u });
-        until.map(|until| until.saturating_sub(P::now()))
+        until.map(|until| Duration::from_nanos(nanos(until).saturating_sub(nanos(P::now()))))
     }
 }
 
@@ -221,4 +221,11 @@ impl<P: Platform> fmt::Debug for Attachment<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Attachment({:?}, {:?})", self.range(), self.leases)
     }
+}
+
+/// Returns a time in nanoseconds, at most `u64::MAX`, which is 584 years. Deadlines are counted in these:
+/// sums and differences of `Duration` keep a panic in the machine code, though no value reaches it, and a
+/// kernel module must have none.
+pub(super) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

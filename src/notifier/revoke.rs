@@ -2,7 +2,7 @@
 //! drain the leases → device idle → unmap → unpin; then under the lock `Idle` and out of the index; wake;
 //! put, last.
 
-use super::attachment::{Attachment, Subscriber};
+use super::attachment::{Attachment, Subscriber, nanos};
 use super::hull::Hull;
 use super::state::{State, TakeOut};
 use super::{Core, Event, Notifier, Outcome};
@@ -15,7 +15,8 @@ use core::time::Duration;
 /// Gives a revocation that is the caller's its deadline: `began` plus what the object allows. Every
 /// wait of the revocation gets what is left of it ([rule 31](crate::docs::protocol#rule-31)).
 pub(super) fn set_deadline<P: Platform>(sub: &(impl Subscriber<P> + ?Sized), began: Duration) {
-    let until = sub.deadline().map(|deadline| began.saturating_add(deadline));
+    let began = nanos(began);
+    let until = sub.deadline().map(|deadline| Duration::from_nanos(began.saturating_add(nanos(deadline))));
     // SAFETY: the caller owns the revocation.
     unsafe { sub.attachment().set_until(until) };
 }
