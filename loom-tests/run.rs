@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     if let Some(why) = std::env::var_os("USERPTR_SKIP_MODELS") {
-        println!("skipped: the models: {}", why.display());
+        println!("skipped: the models: {}", why.to_string_lossy());
         return ExitCode::SUCCESS;
     }
     if let Err(why) = litmus::check(litmus::Search::Stock) {
