@@ -59,8 +59,11 @@ impl<P: Platform> Notifier<P> {
     ///
     /// Source: `i915_gem_userptr_mn_invalidate_range_start`.
     pub fn invalidate(&self, range: AddrRange, mode: Blockable) -> Result<Invalidation<'_, P>, WouldBlock> {
-        let outcome = self.invalidate_start(range, mode)?.finish();
-        Ok(Invalidation { notifier: self, range, outcome })
+        let pending = self.invalidate_start(range, mode)?;
+        // Before the device is waited for: a driver that unwinds there must not leave the window open.
+        let mut this = Invalidation { notifier: self, range, outcome: Outcome::Idle };
+        this.outcome = pending.finish();
+        Ok(this)
     }
 
     /// Pass one of an invalidation: records the window, closes every overlapping object to new
@@ -106,7 +109,7 @@ impl<P: Platform> Notifier<P> {
             }
             return Err(WouldBlock);
         };
-        Ok(self.stop_all(range, marked))
+        Ok(self.stop_all(range, marked, true))
     }
 
     /// Ends the invalidation of `range`: the page tables have changed, and attaches are possible again.
@@ -124,6 +127,10 @@ impl<P: Platform> Notifier<P> {
     /// end could close another thread's window while the page tables still change, and a page that is freed
     /// in it would be installed.
     pub unsafe fn invalidate_end(&self, range: AddrRange) {
+        self.close_window(range);
+    }
+
+    fn close_window(&self, range: AddrRange) {
         if self.windows.close(range) || self.with(|core| core.overflow.close(range)) {
             self.wake();
         }
@@ -150,7 +157,7 @@ impl<P: Platform> Notifier<P> {
         });
         // Waiting acquires learn that the address space is gone, even if nothing was attached.
         marked.superseded = true;
-        self.stop_all(AddrRange::ALL, marked).finish()
+        self.stop_all(AddrRange::ALL, marked, false).finish()
     }
 
     /// Tries the revocation of every quarantined object again whose device did not stop in time: for a
@@ -173,7 +180,7 @@ impl<P: Platform> Notifier<P> {
             own
         });
         let marked = Marked { own, superseded: false, met: false };
-        let mut pending = self.stop_all(AddrRange::ALL, marked);
+        let mut pending = self.stop_all(AddrRange::ALL, marked, false);
         let mut worst = Outcome::Idle;
         while let Some(sub) = pending.take() {
             worst = worst.max(pending.call(|| revoke::run(sub)));
@@ -219,7 +226,10 @@ impl<P: Platform> Notifier<P> {
 
     /// Gives the marked objects their deadline and asks their devices to stop: all of them, before one is
     /// waited for.
-    fn stop_all(&self, range: AddrRange, marked: Marked<P>) -> PendingInvalidation<'_, P> {
+    ///
+    /// `window`: one was opened for the caller. If the driver unwinds in here, the caller never learns of it,
+    /// and it is closed again.
+    fn stop_all(&self, range: AddrRange, marked: Marked<P>, window: bool) -> PendingInvalidation<'_, P> {
         if marked.superseded {
             // A waiting acquire has something to look at.
             self.wake();
@@ -230,8 +240,10 @@ impl<P: Platform> Notifier<P> {
             own: marked.own,
             wait: marked.met,
             in_driver: false,
+            window,
         };
         if pending.own.is_null() {
+            pending.window = false;
             return pending;
         }
         // One deadline for all of them, from here (rule 31).
@@ -249,6 +261,8 @@ impl<P: Platform> Notifier<P> {
                 at = (*at).chained();
             }
         }
+        // From here on the window is the caller's to end.
+        pending.window = false;
         pending
     }
 }
@@ -307,6 +321,8 @@ pub struct PendingInvalidation<'n, P: Platform> {
     wait: bool,
     /// A call into the driver is in progress. If this is dropped meanwhile, the driver unwinds.
     in_driver: bool,
+    /// The window is to be closed if this is dropped: pass one is not done.
+    window: bool,
 }
 
 // SAFETY: the chain is ours alone, and its objects are `Send + Sync`.
@@ -314,7 +330,7 @@ unsafe impl<P: Platform> Send for PendingInvalidation<'_, P> {}
 
 impl<'n, P: Platform> PendingInvalidation<'n, P> {
     fn nothing(notifier: &'n Notifier<P>, range: AddrRange) -> Self {
-        Self { notifier, range, own: ptr::null(), wait: false, in_driver: false }
+        Self { notifier, range, own: ptr::null(), wait: false, in_driver: false, window: false }
     }
 
     /// Returns whether it found an object with pages that no other thread was revoking yet, and so revokes
@@ -403,6 +419,9 @@ impl<P: Platform> Drop for PendingInvalidation<'_, P> {
             // what is left is quarantined, and whoever waits for it goes on.
             while let Some(sub) = self.take() {
                 revoke::give_up(&*sub, Owner::Reference);
+            }
+            if self.window {
+                self.notifier.close_window(self.range);
             }
         } else {
             self.run();
