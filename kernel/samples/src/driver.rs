@@ -55,9 +55,9 @@ impl Driver {
         };
         let copiers = [copier(0)?, copier(1)?, copier(2)?];
         let edu = match Edu::find(copies.clone())? {
-            Some(device) => {
-                Some(Context::builder(device).pin_queue(pins.clone()).release_queue(releases.clone()).build()?)
-            }
+            Some(device) => Some(
+                Context::builder(device).pin_queue(pins.clone()).release_queue(releases.clone()).build()?,
+            ),
             None => None,
         };
         let driver = Self { copiers, edu, queues: [revokes, pins, releases, copies] };
