@@ -398,7 +398,7 @@ impl<'n, P: Platform> PendingInvalidation<'n, P> {
 
 impl<P: Platform> Drop for PendingInvalidation<'_, P> {
     fn drop(&mut self) {
-        if false {
+        if self.in_driver {
             // The driver unwinds through here. It is asked nothing more, or a second panic would abort:
             // what is left is quarantined, and whoever waits for it goes on.
             while let Some(sub) = self.take() {
