@@ -59,8 +59,11 @@ impl<P: Platform> Notifier<P> {
     ///
     /// Source: `i915_gem_userptr_mn_invalidate_range_start`.
     pub fn invalidate(&self, range: AddrRange, mode: Blockable) -> Result<Invalidation<'_, P>, WouldBlock> {
-        let outcome = self.invalidate_start(range, mode)?.finish();
-        Ok(Invalidation { notifier: self, range, outcome })
+        let pending = self.invalidate_start(range, mode)?;
+        // Before the device is waited for: a driver that unwinds there must not leave the window open.
+        let mut this = Invalidation { notifier: self, range, outcome: Outcome::Idle };
+        this.outcome = pending.finish();
+        Ok(this)
     }
 
     /// Pass one of an invalidation: records the window, closes every overlapping object to new

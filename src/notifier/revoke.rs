@@ -136,6 +136,7 @@ impl<P: Platform> Drop for Unwound<'_, P> {
 pub(super) fn give_up<P: Platform>(sub: &dyn Subscriber<P>, owner: Owner) {
     if sub.notifier().quarantine_for_leases(sub.attachment(), owner) {
         sub.notifier().wake();
+        sub.event(Event::Quarantined(sub.attachment().range(), Outcome::TimedOut));
     } else {
         settle(sub, owner, Outcome::DeviceLost);
     }
@@ -184,7 +185,8 @@ impl<P: Platform> Core<P> {
             if let Some(object) = attachment.object() {
                 let count = object.as_ref().count();
                 if owner == Owner::LastPut {
-                    // One for the last put itself, which drops it when it learns of `LastPut::Revived`.
+                    // One for the last put itself, which drops it when it learns of `LastPut::Revived`, or
+                    // when it unwinds.
                     count.revive();
                 }
                 count.get();

@@ -310,8 +310,11 @@ impl<T: ?Sized + RefCounted<P>, P: Platform> Drop for Dying<T, P> {
         // A loop, not another drop inside this one: a release inside an invalidation takes a stack
         // that is known.
         loop {
+            let unwound = Unwound(self.ptr);
             // SAFETY: the count is zero and this `Dying` is the object's only owner (invariant).
-            match unsafe { self.last_put() } {
+            let fate = unsafe { self.last_put() };
+            let _ = ManuallyDrop::new(unwound);
+            match fate {
                 LastPut::Drop => break,
                 LastPut::Revived => {
                     // Not dropped inside `last_put`: the object must not go while a reference to it
@@ -339,6 +342,20 @@ impl<T: ?Sized + RefCounted<P>, P: Platform> Drop for Dying<T, P> {
         unsafe {
             self.ptr.drop_in_place();
             P::dealloc(self.ptr.cast(), layout);
+        }
+    }
+}
+
+/// A `last_put` in progress. Dropped only if that unwinds, on platforms that can: if the object was revived,
+/// gives the put's reference back; if not, nobody knows how far it came, and it stays as it is for ever.
+struct Unwound<T: ?Sized + RefCounted<P>, P: Platform>(NonNull<Inner<T, P>>);
+
+impl<T: ?Sized + RefCounted<P>, P: Platform> Drop for Unwound<T, P> {
+    fn drop(&mut self) {
+        // SAFETY: live: nobody revived it and it is ours, or one count is ours (`LastPut::Revived`).
+        let count = unsafe { &self.0.as_ref().count };
+        if count.count() != 0 && count.put() {
+            drop(Dying { ptr: self.0, _owns: PhantomData });
         }
     }
 }
