@@ -1,6 +1,8 @@
 //! The models: the shared bodies (`tests/cases`) on loom.
 
-use crate::cases::{Stage, cancel, holders, notifier, object, queue, records, refcount, waits, windows};
+use crate::cases::{
+    Stage, cancel, holders, notifier, object, queue, records, refcount, stage, unwind, waits, windows,
+};
 use crate::explore;
 use crate::harness::{Model, bounded, full};
 use core::alloc::Layout;
@@ -45,6 +47,11 @@ unsafe impl Platform for TwoSlots {
     unsafe fn dealloc(ptr: NonNull<u8>, layout: Layout) {
         // SAFETY: handed on.
         unsafe { Loom::dealloc(ptr, layout) }
+    }
+
+    /// The bodies' own: it stands still unless a body lets time pass.
+    fn now() -> core::time::Duration {
+        stage::now()
     }
 }
 
@@ -279,4 +286,15 @@ pub const ALL: &[Model] = &[
         .executions(695, 695),
     full("s86_last_record_in_queued_cancel", 2, records::last_record_in_queued_cancel::<Loom>)
         .executions(109, 109),
+    full("s186_one_deadline", 1, unwind::one_deadline::<TwoSlots>).executions(1, 1),
+    full("s187_unwinds_in_an_invalidation", 1, unwind::unwinds_in_an_invalidation::<Loom>).executions(1, 1),
+    full("s187_unwinds_in_a_guarded_invalidation", 1, unwind::unwinds_in_a_guarded_invalidation::<Loom>)
+        .executions(1, 1),
+    full("s187_unwinds_in_an_eviction", 1, unwind::unwinds_in_an_eviction::<Loom>).executions(1, 1),
+    full("s187_unwinds_in_the_last_put", 1, unwind::unwinds_in_the_last_put::<Loom>).executions(1, 1),
+    full("s187_unwinds_under_a_lease", 1, unwind::unwinds_under_a_lease::<Loom>).executions(1, 1),
+    full("s188_unwinds_in_prepare", 1, unwind::unwinds_in_prepare::<Loom>).executions(1, 1),
+    full("s189_last_handle_in_its_own_item", 2, queue::last_handle_in_its_own_item::<Loom>)
+        .executions(15250, 15250),
+    full("s191_reports_once", 1, unwind::reports_once::<Loom>).executions(1, 1),
 ];

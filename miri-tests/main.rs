@@ -62,7 +62,7 @@ on_threads! {
     queue: flush_one_worker, flush_two_workers, flush_item_two_workers, queued_while_running, never_twice_at_once,
         refused_is_seen, refused_enqueue_and_flush, refused_enqueue_and_cancel, shut_down_with_an_item_queued_again,
         item_changes_queues, cancelled_item_changes_queues, cancel_beside_a_flush,
-        cancel_against_run, last_handle;
+        cancel_against_run, last_handle, last_handle_in_its_own_item;
     notifier: start_against_attach, invalidate_against_acquire, two_invalidations, two_windows,
         last_put_against_invalidate, two_closes, evict_against_start, lease_refused, lease_elsewhere,
         partly_overlapping,
@@ -70,6 +70,8 @@ on_threads! {
         evict_with_two_windows, start_over_two_owners, stray_end, retry_against_start, kept_release_against_retry;
     windows: attach_beside_a_window_above, attach_beside_a_window_below, attach_beside_a_strangers_window,
         end_beside_a_start_in_an_old_slot, two_ends_and_a_third_window;
+    unwind: unwinds_in_an_invalidation, unwinds_in_a_guarded_invalidation, unwinds_in_an_eviction, unwinds_in_the_last_put,
+        unwinds_under_a_lease, unwinds_in_prepare, reports_once;
     waits: wait_for_an_end, wait_for_a_refusal, wait_for_an_acquire, wait_for_an_eviction, wait_for_a_cancel,
         wait_for_a_quarantine, wait_for_an_exit, wait_for_an_exit_in_a_window, wait_for_an_export, acquire_waits_for_its_worker,
         acquire_waits_for_a_place, acquire_waits_for_a_change;

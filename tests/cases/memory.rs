@@ -32,6 +32,8 @@ pub struct Memory<P: Platform> {
     /// Holds on the record, mappings of the device: bookkeeping, no steps of a model.
     holds: AtomicUsize,
     maps: AtomicUsize,
+    /// The driver unwinds while it maps pages.
+    unwinding: AtomicUsize,
 }
 
 struct Told<P: Platform> {
@@ -54,6 +56,7 @@ impl<P: Platform> Memory<P> {
             refusals: AtomicUsize::new(0),
             holds: AtomicUsize::new(0),
             maps: AtomicUsize::new(0),
+            unwinding: AtomicUsize::new(0),
         });
         // SAFETY: once, in place.
         unsafe {
@@ -115,6 +118,11 @@ impl<P: Platform> Memory<P> {
     /// The next pins fail.
     pub fn refuse(&self, pins: usize) {
         self.refusals.store(pins, Ordering::Relaxed);
+    }
+
+    /// Whether the driver unwinds while it maps pages.
+    pub fn set_unwinding(&self, unwinding: bool) {
+        self.unwinding.store(usize::from(unwinding), Ordering::Relaxed);
     }
 
     pub fn is_registered(&self, home: &Home<P>) -> bool {
@@ -245,6 +253,10 @@ impl<P: Platform> Device for Engine<P> {
         Limits::default().deadline(None).max_workers(self.workers)
     }
     fn prepare(&self, what: Prepare<'_, Space<P>>) -> Result<usize, Error> {
+        if self.memory.unwinding.load(Ordering::Relaxed) != 0 {
+            // Without the hook's message: it is meant.
+            std::panic::resume_unwind(Box::new("the driver unwinds"));
+        }
         self.memory.maps.fetch_add(1, Ordering::Relaxed);
         Ok(what.pages[0])
     }

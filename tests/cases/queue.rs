@@ -2,6 +2,7 @@
 
 use super::Stage;
 use super::stage::{Queue, queue};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use userptr::has_work;
 use userptr::platform::{AtomicUsize as _, Cell, Load, RawQueue, Store};
@@ -358,4 +359,47 @@ pub fn cancelled_item_changes_queues<P: Stage>() {
     P::met(if refused == 1 { "refused" } else { "accepted" });
     assert!(saw >= refused, "a cancel does not see what was written before an enqueue that it took back");
     queues.iter().for_each(|queue| quiet(queue, &[&job]));
+}
+
+/// An item that holds the last handle of its own queue.
+pub struct Keeper<P: Stage> {
+    work: Work<Self, P>,
+    queue: P::Cell<Option<Queue<P>>>,
+    runs: Arc<AtomicUsize>,
+}
+// SAFETY: `queue` is touched by the run alone.
+unsafe impl<P: Stage> Send for Keeper<P> {}
+// SAFETY: as above.
+unsafe impl<P: Stage> Sync for Keeper<P> {}
+// SAFETY: `init` settles the item.
+unsafe impl<P: Stage> RefCounted<P> for Keeper<P> {
+    unsafe fn init(&self) {
+        // SAFETY: handed on.
+        unsafe { self.work.init() }
+    }
+}
+// SAFETY: settled above.
+unsafe impl<P: Stage> HasWork<P> for Keeper<P> {
+    has_work!(work: Work<Keeper<P>, P>);
+    fn run(this: Ref<Self, P>) {
+        this.runs.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the only access after the enqueue: the checker looks.
+        drop(this.queue.with_mut(|queue| unsafe { (*queue).take() }));
+    }
+}
+
+/// The last handle goes inside an item of the very queue: its worker leaves after it.
+pub fn last_handle_in_its_own_item<P: Stage>() {
+    let queue: Queue<P> = queue();
+    let (workers, runs) = (queue.queue().clone(), Arc::new(AtomicUsize::new(0)));
+    let w = {
+        let workers = workers.clone();
+        P::spawn(move || workers.work())
+    };
+    let cell = <P::Cell<_> as Cell<_>>::new(Some(queue.clone()));
+    let keeper = Ref::try_new(Keeper::<P> { work: Work::uninit(), queue: cell, runs: runs.clone() }).unwrap();
+    assert!(enqueue(&queue, keeper).is_ok());
+    drop(queue);
+    P::join(w);
+    assert_eq!((runs.load(Ordering::Relaxed), Ref::count(&workers)), (1, 1));
 }

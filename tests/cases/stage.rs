@@ -3,9 +3,9 @@
 use super::Stage;
 use super::ext::AddressSpaceSide;
 use core::time::Duration;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use userptr::notifier::{AttachError, Attachment, Holder, LeaseGuard, Subscriber, Ticket};
+use std::sync::{Arc, Mutex, PoisonError};
+use userptr::notifier::{AttachError, Attachment, Event, Holder, LeaseGuard, Subscriber, Ticket};
 use userptr::platform::{AtomicUsize as _, Cell, Load, Platform, Rmw, Store};
 use userptr::{AddrRange, Blockable, LastPut, Notifier, Outcome, Ref, RefCounted, SharedQueue};
 
@@ -16,6 +16,21 @@ pub type Queue<P> = Ref<SharedQueue<P>, P>;
 /// One page of address space per number.
 pub fn pages(first: usize, count: usize) -> AddrRange {
     AddrRange::new(first * 4096, count * 4096).unwrap()
+}
+
+thread_local! {
+    /// The clock of a body of one thread.
+    static CLOCK: std::cell::Cell<Duration> = const { std::cell::Cell::new(Duration::ZERO) };
+}
+
+/// What [`pass`] has let pass: the clock of a platform that has none of its own.
+pub fn now() -> Duration {
+    CLOCK.get()
+}
+
+/// Lets time pass.
+pub fn pass(time: Duration) {
+    CLOCK.set(CLOCK.get() + time);
 }
 
 /// The most changes of a mapping in one execution, and one.
@@ -34,7 +49,18 @@ pub struct World<P: Platform> {
     pins: AtomicUsize,
     /// The device does not stop in time.
     stuck: P::Usize,
+    /// The calls into the driver that unwind. Bookkeeping, like what follows.
+    unwinding: AtomicUsize,
+    /// What the objects reported.
+    events: Mutex<Vec<Event>>,
+    /// The deadlines that releases were given.
+    timeouts: Mutex<Vec<Option<Duration>>>,
 }
+
+/// The driver unwinds when it is asked to stop.
+pub const STOP: usize = 1;
+/// The driver unwinds when it is asked to release the pages.
+pub const RELEASE: usize = 2;
 
 // SAFETY: the frames are used under the protocol that is under test: the checker looks.
 unsafe impl<P: Platform> Send for World<P> {}
@@ -46,7 +72,8 @@ impl<P: Platform> World<P> {
     pub fn new() -> Arc<Self> {
         let (generation, stuck) = (P::Usize::new(0), P::Usize::new(0));
         let frames = core::array::from_fn(|_| <P::Cell<_> as Cell<_>>::new(true));
-        Arc::new(Self { generation, frames, pins: AtomicUsize::new(0), stuck })
+        let (unwinding, events, timeouts) = (AtomicUsize::new(0), Mutex::default(), Mutex::default());
+        Arc::new(Self { generation, frames, pins: AtomicUsize::new(0), stuck, unwinding, events, timeouts })
     }
 
     /// The generation that a walk of the page table finds: the newest that is ordered before, or any later one.
@@ -99,6 +126,28 @@ impl<P: Platform> World<P> {
 
     pub fn pins(&self) -> usize {
         self.pins.load(Ordering::Relaxed)
+    }
+
+    /// The calls that unwind from now on: [`STOP`], [`RELEASE`].
+    pub fn set_unwinding(&self, calls: usize) {
+        self.unwinding.store(calls, Ordering::Relaxed);
+    }
+
+    fn unwind(&self, call: usize) {
+        if self.unwinding.load(Ordering::Relaxed) & call != 0 {
+            // Without the hook's message: it is meant.
+            std::panic::resume_unwind(Box::new("the driver unwinds"));
+        }
+    }
+
+    /// What was reported since the last look.
+    pub fn take_events(&self) -> Vec<Event> {
+        std::mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The deadlines that releases were given since the last look.
+    pub fn take_timeouts(&self) -> Vec<Option<Duration>> {
+        std::mem::take(&mut *self.timeouts.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether the device stops in time from now on.
@@ -159,9 +208,14 @@ unsafe impl<P: Platform> Subscriber<P> for Probe<P> {
     }
     unsafe fn stop(&self) {
         self.installed.with(|_| ());
+        self.world.unwind(STOP);
     }
-    unsafe fn release(&self, _: Option<Duration>) -> Outcome {
+    unsafe fn release(&self, timeout: Option<Duration>) -> Outcome {
+        self.world.unwind(RELEASE);
+        self.world.timeouts.lock().unwrap_or_else(PoisonError::into_inner).push(timeout);
         if self.world.stuck.load(Load::Relaxed) != 0 {
+            // It waits as long as it may.
+            pass(timeout.unwrap_or_default());
             return Outcome::TimedOut;
         }
         // SAFETY: the leases are gone and the cancel is the caller's: the checker looks.
@@ -170,6 +224,9 @@ unsafe impl<P: Platform> Subscriber<P> for Probe<P> {
         self.world.use_frame(seen.expect("no pages to release"));
         self.world.unpin();
         Outcome::Idle
+    }
+    fn event(&self, event: Event) {
+        self.world.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
 }
 

@@ -14,7 +14,7 @@
 //! | 69-76 | `crates/userptr-linux/tests/linux`, on real memory |
 //! | 77-82 | `corners` |
 //! | 83, 84, 86 | `deadlines` |
-//! | 160-164, 169-179 | `tests/cases`, on loom and under Miri |
+//! | 160-164, 169-179, 186-189, 191 | `tests/cases`, on loom and under Miri |
 //! | 165-168 | `edges` |
 //! | 180-184 | `faulty` |
 //! | rule 29 | `holders` |

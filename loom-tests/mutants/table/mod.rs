@@ -3,6 +3,7 @@
 mod edges;
 mod notifier;
 mod object;
+mod unwind;
 mod work;
 
 /// One broken line.
@@ -20,5 +21,5 @@ pub struct Mutant {
 
 /// Every mutant.
 pub fn mutants() -> impl Iterator<Item = &'static Mutant> {
-    [work::MUTANTS, notifier::MUTANTS, object::MUTANTS, edges::MUTANTS].into_iter().flatten()
+    [work::MUTANTS, notifier::MUTANTS, object::MUTANTS, edges::MUTANTS, unwind::MUTANTS].into_iter().flatten()
 }
