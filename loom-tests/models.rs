@@ -147,7 +147,7 @@ pub const ALL: &[Model] = &[
         .executions(134354, 119436),
     bounded("s80_partly_overlapping_windows", 3, 3, notifier::partly_overlapping::<Loom>)
         .executions(21164, 15426),
-    bounded("s82_foreign_ticket", 2, 2, notifier::foreign_ticket::<Loom>).outcomes(&[
+    bounded("s82_foreign_ticket", 2, 2, notifier::foreign_ticket::<Loom>).executions(386, 264).outcomes(&[
         "committed",
         "refused",
         "superseded",
@@ -269,7 +269,7 @@ pub const ALL: &[Model] = &[
     full("s28_superseded_worker", 2, object::superseded_worker::<Loom>)
         .executions(80903, 80903)
         .outcomes(&["again"]),
-    full("s49_exit_against_worker", 2, object::exit_against_worker::<Loom>).executions(1322, 1322),
+    full("s49_exit_against_worker", 2, object::exit_against_worker::<Loom>).executions(1280, 1280),
     full("s31_report_against_acquire", 2, object::report_against_acquire::<Loom>)
         .executions(18, 18)
         .outcomes(&["told at once", "told later"]),
