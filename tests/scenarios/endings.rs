@@ -117,7 +117,7 @@ fn s49_the_end_before_the_worker_runs<P: Host>() {
     };
     other.exit();
     w.work();
-    assert_eq!(object.try_acquire().unwrap_err(), Error::Fault);
+    assert_eq!(object.try_acquire().unwrap_err(), Error::Gone);
     drop(object);
     drop(_in);
     w.finish();
