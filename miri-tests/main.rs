@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! MIRIFLAGS="-Zmiri-many-seeds=0..32" cargo +nightly miri test --test miri
-//! MIRIFLAGS="-Zmiri-many-seeds=0..32 -Zmiri-tree-borrows" cargo +nightly miri test --test miri
+//! MIRIFLAGS="-Zmiri-many-seeds=0..8 -Zmiri-tree-borrows" cargo +nightly miri test --test miri
 //! ```
 #![allow(
     missing_docs,
