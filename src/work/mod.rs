@@ -8,6 +8,7 @@
 //! ```
 
 mod item;
+mod list;
 mod shared;
 mod soft;
 mod waiter;

@@ -1,6 +1,7 @@
 //! A work queue in software, generic over the platform: an intrusive list, any number of workers,
 //! no allocation to enqueue.
 
+use super::list::{Link, Mark, State};
 use crate::error::Error;
 use crate::platform::{
     AtomicUsize, Cell, Load, LockClass, Platform, RawQueue, RawWork, Rmw, SpinLock, WaitQueue,
@@ -22,14 +23,6 @@ pub struct SoftWork<P: Platform> {
     link: P::Cell<Link<P>>,
 }
 
-struct Link<P: Platform> {
-    prev: *const SoftWork<P>,
-    next: *const SoftWork<P>,
-    /// The turn (a number that grows with each enqueue) in which the item was queued.
-    turn: u64,
-    queued: bool,
-}
-
 // SAFETY: the list links are touched under the queue's lock only (invariant above).
 unsafe impl<P: Platform> Send for SoftWork<P> {}
 // SAFETY: shared access to the links happens under the queue's lock only, and `pending` is atomic.
@@ -38,8 +31,7 @@ unsafe impl<P: Platform> Sync for SoftWork<P> {}
 // SAFETY: `SoftQueue` calls `run` once per successful enqueue.
 unsafe impl<P: Platform> RawWork for SoftWork<P> {
     fn uninit(run: unsafe fn(*const Self)) -> Self {
-        let link = Link { prev: ptr::null(), next: ptr::null(), turn: 0, queued: false };
-        Self { run, pending: P::Usize::new(0), link: <P::Cell<_> as Cell<_>>::new(link) }
+        Self { run, pending: P::Usize::new(0), link: <P::Cell<_> as Cell<_>>::new(Link::new()) }
     }
 }
 
@@ -51,7 +43,7 @@ impl<P: Platform> SoftWork<P> {
 
     /// # Safety
     /// The queue's lock must be held.
-    unsafe fn link<R>(&self, f: impl FnOnce(&mut Link<P>) -> R) -> R {
+    pub(super) unsafe fn link<R>(&self, f: impl FnOnce(&mut Link<P>) -> R) -> R {
         // SAFETY: the lock is held, so nobody else reaches the link (invariant of the type).
         self.link.with_mut(|l| f(unsafe { &mut *l }))
     }
@@ -61,15 +53,6 @@ impl<P: Platform> fmt::Debug for SoftWork<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SoftWork(pending: {})", self.is_pending())
     }
-}
-
-/// What a worker is running. Lives on the worker's stack, because the item may be freed by its own
-/// function.
-struct Mark<P: Platform> {
-    /// Compared, never followed.
-    item: *const SoftWork<P>,
-    turn: u64,
-    next: P::Cell<*const Mark<P>>,
 }
 
 /// A run in progress. Ends with its function, and also when that unwinds on a platform that can: a
@@ -95,22 +78,6 @@ impl<P: Platform> Drop for Running<'_, P> {
         }
     }
 }
-
-/// # Invariants
-/// * The list is in ascending order of `turn`.
-/// * An item in the list is alive; a mark is alive until its worker unlinks it.
-struct State<P: Platform> {
-    head: *const SoftWork<P>,
-    tail: *const SoftWork<P>,
-    running: *const Mark<P>,
-    /// The last turn that was assigned.
-    turn: u64,
-    shut: bool,
-}
-
-// SAFETY: the pointers are followed under the lock around the state only, while what they point to
-// is alive (invariants).
-unsafe impl<P: Platform> Send for State<P> {}
 
 /// A software work queue. Share it as a [`Ref`], which is the handle that implements [`RawQueue`];
 /// have one or more threads call [`work`](Self::work).
@@ -163,10 +130,8 @@ impl<P: Platform> SoftQueue<P> {
     /// # Errors
     /// [`Error::NoMemory`].
     pub fn try_new() -> Result<Ref<Self, P>, Error> {
-        let state =
-            State { head: ptr::null(), tail: ptr::null(), running: ptr::null(), turn: 0, shut: false };
         let this = Self {
-            state: SpinLock::<P, _>::uninit(LockClass::QUEUE, state),
+            state: SpinLock::<P, _>::uninit(LockClass::QUEUE, State::new()),
             idle: WaitQueue::uninit(),
             done: WaitQueue::uninit(),
         };
@@ -239,29 +204,13 @@ impl<P: Platform> SoftQueue<P> {
     /// Returns the number of items that are queued or running: a snapshot.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.with(|s| {
-            let mut n = 0_usize;
-            // SAFETY: the lock is held: marks and queued items are alive.
-            unsafe {
-                let mut at = s.running;
-                while let Some(mark) = at.as_ref() {
-                    n = n.saturating_add(1);
-                    at = mark.next.with(|p| *p);
-                }
-                let mut at = s.head;
-                while let Some(item) = at.as_ref() {
-                    n = n.saturating_add(1);
-                    at = item.link(|l| l.next);
-                }
-            }
-            n
-        })
+        self.with(|s| s.len())
     }
 
     /// Returns whether nothing is queued or running: a snapshot.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.with(|s| s.head.is_null() && s.running.is_null())
+        self.with(|s| s.is_empty())
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut State<P>) -> R) -> R {
@@ -274,113 +223,6 @@ impl<P: Platform> SoftQueue<P> {
     fn wait(&self, ended: impl Fn(&State<P>) -> bool) {
         // SAFETY: initialised by `try_new`; flushers hold no spinlock (contract of `RawQueue`).
         unsafe { self.done.wait_until(None, || self.with(|s| ended(s))) };
-    }
-}
-
-impl<P: Platform> State<P> {
-    /// Returns the first item that no worker is running already.
-    fn runnable(&self) -> Option<*const SoftWork<P>> {
-        let mut at = self.head;
-        // SAFETY: the lock is held: what is in the list is alive.
-        while let Some(item) = unsafe { at.as_ref() } {
-            if self.run_of(at).is_none() {
-                return Some(at);
-            }
-            // SAFETY: the lock is held: `item` is in the list and alive.
-            at = unsafe { item.link(|l| l.next) };
-        }
-        None
-    }
-
-    /// Returns the turn for which a worker is running `item`.
-    fn run_of(&self, item: *const SoftWork<P>) -> Option<u64> {
-        let mut at = self.running;
-        // SAFETY: the lock is held: a mark is alive until it is unlinked.
-        while let Some(mark) = unsafe { at.as_ref() } {
-            if ptr::eq(mark.item, item) {
-                return Some(mark.turn);
-            }
-            // SAFETY: the lock is held: `mark` is alive until it is unlinked.
-            at = mark.next.with(|p| unsafe { *p });
-        }
-        None
-    }
-
-    /// Returns whether something of turn `turn` or earlier is queued or running.
-    fn has_until(&self, turn: u64) -> bool {
-        // SAFETY: the lock is held: items and marks are alive. The list ascends, so its head is the
-        // earliest.
-        unsafe {
-            if self.head.as_ref().is_some_and(|item| item.link(|l| l.turn) <= turn) {
-                return true;
-            }
-            let mut at = self.running;
-            while let Some(mark) = at.as_ref() {
-                if mark.turn <= turn {
-                    return true;
-                }
-                at = mark.next.with(|p| *p);
-            }
-        }
-        false
-    }
-
-    /// # Safety
-    /// The lock must be held, the item alive and not in a list.
-    unsafe fn append(&mut self, item: *const SoftWork<P>) {
-        // CANNOT WRAP in practice: 2^64 enqueues.
-        self.turn = self.turn.wrapping_add(1);
-        // SAFETY: the lock is held; the old tail is in the list and so alive.
-        unsafe {
-            (*item).link(|l| *l = Link { prev: self.tail, next: ptr::null(), turn: self.turn, queued: true });
-            match self.tail.as_ref() {
-                Some(tail) => tail.link(|l| l.next = item),
-                None => self.head = item,
-            }
-        }
-        self.tail = item;
-    }
-
-    /// # Safety
-    /// The lock must be held, and the item must be in the list.
-    unsafe fn unlink(&mut self, item: *const SoftWork<P>) {
-        // SAFETY: the lock is held; the neighbours are in the list and so alive.
-        unsafe {
-            let (prev, next) = (*item).link(|l| {
-                l.queued = false;
-                (l.prev, l.next)
-            });
-            match prev.as_ref() {
-                Some(prev) => prev.link(|l| l.next = next),
-                None => self.head = next,
-            }
-            match next.as_ref() {
-                Some(next) => next.link(|l| l.prev = prev),
-                None => self.tail = prev,
-            }
-        }
-    }
-
-    /// # Safety
-    /// The lock must be held, and the mark must be in the list.
-    unsafe fn unmark(&mut self, mark: *const Mark<P>) {
-        // SAFETY: the lock is held: every mark in the list is alive.
-        unsafe {
-            let next = (*mark).next.with(|p| *p);
-            if ptr::eq(self.running, mark) {
-                self.running = next;
-                return;
-            }
-            let mut at = self.running;
-            while let Some(here) = at.as_ref() {
-                let after = here.next.with(|p| *p);
-                if ptr::eq(after, mark) {
-                    here.next.with_mut(|p| *p = next);
-                    return;
-                }
-                at = after;
-            }
-        }
     }
 }
 
@@ -460,7 +302,7 @@ unsafe impl<P: Platform> RawQueue<SoftWork<P>> for Ref<SoftQueue<P>, P> {
     }
 
     fn drain(&self) {
-        self.wait(|s| s.head.is_null() && s.running.is_null());
+        self.wait(|s| s.is_empty());
     }
 
     fn is_same(&self, other: &Self) -> bool {

@@ -4,6 +4,7 @@ use super::Mutant;
 
 const COUNT: &str = "src/refcount/count.rs";
 const ITEM: &str = "src/work/item.rs";
+const LIST: &str = "src/work/list.rs";
 const SOFT: &str = "src/work/soft.rs";
 const REFERENCE: &str = "src/refcount/reference.rs";
 
@@ -154,7 +155,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "flush_waits_for_the_queue_only_q1",
-        file: SOFT,
+        file: LIST,
         edits: &[(
             "            let mut at = self.running;\n            while let Some(mark) = at.as_ref() {\n                if mark.turn",
             "            let mut at: *const Mark<P> = ptr::null();\n            while let Some(mark) = at.as_ref() {\n                if mark.turn",
@@ -181,7 +182,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "flush_waits_for_the_queue_only",
-        file: SOFT,
+        file: LIST,
         edits: &[(
             "            let mut at = self.running;\n            while let Some(mark) = at.as_ref() {\n                if mark.turn",
             "            let mut at: *const Mark<P> = ptr::null();\n            while let Some(mark) = at.as_ref() {\n                if mark.turn",
@@ -190,7 +191,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "item_on_two_workers",
-        file: SOFT,
+        file: LIST,
         edits: &[("if self.run_of(at).is_none() {", "if true {")],
         model: "q3_never_on_two_workers_at_once",
     },
