@@ -1,8 +1,10 @@
-//! The interval index against its peers, in one run: our tree, the `iset` map, and a `BTreeMap` from `(start, address)` to `last`.
+//! The interval index against its peers, in one run: our tree, the `iset` map, and a `BTreeMap`
+//! from `(start, address)` to `last`.
 //!
-//! Ranges are disjoint, two pages every four, and spread over the nodes at random. That is the best case of the `BTreeMap`, which
-//! may stop at the first range before the query; with nested ranges it would have to read everything from the start.
-//! `insert` and `remove` fill an empty index with n nodes and empty it again, both in random order; the figure is per node.
+//! Ranges are disjoint, two pages every four, and spread over the nodes at random. That is the best
+//! case of the `BTreeMap`, which may stop at the first range before the query; with nested ranges
+//! it would have to read everything from the start. `insert` and `remove` fill an empty index with
+//! n nodes and empty it again, both in random order; the figure is per node.
 #![allow(
     clippy::unwrap_used,
     clippy::arithmetic_side_effects,
@@ -25,7 +27,8 @@ type At = NonNull<Node<Std>>;
 
 const PAGE: usize = 4096;
 const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
-/// Hits of a query, and the pages that give them from the start of a range, or from the gap behind it.
+/// Hits of a query, and the pages that give them from the start of a range, or from the gap behind
+/// it.
 const QUERIES: [(&str, usize, usize); 3] = [("no_hit", 2, 1), ("one_hit", 0, 1), ("ten_hits", 0, 37)];
 
 /// What is measured of an index: each does it as well as it can, not through one trait.
@@ -55,7 +58,8 @@ impl Peer for Tree<Std> {
         IntervalIndex::new()
     }
     fn insert(&mut self, node: At) {
-        // SAFETY: the nodes live as long as the benchmark, which takes each out before it puts it in again.
+        // SAFETY: the nodes live as long as the benchmark, which takes each out before it puts it
+        // in again.
         unsafe { IntervalIndex::insert(self, node) }.unwrap();
     }
     fn remove(&mut self, node: At) {
@@ -136,7 +140,8 @@ fn pages(first: usize, count: usize) -> AddrRange {
     AddrRange::new((first + 1) * PAGE, count * PAGE).unwrap()
 }
 
-/// `iters` operations, of the fillings and emptyings that they need; `timed` says which of the two counts.
+/// `iters` operations, of the fillings and emptyings that they need; `timed` says which of the two
+/// counts.
 fn fill_and_empty<T: Peer>(nodes: &[At], order: &[usize], iters: u64, timed: usize) -> Duration {
     let n = nodes.len() as u64;
     let rounds = iters.div_ceil(n);

@@ -1,6 +1,7 @@
-//! The object: a lease on pages that are there, and invalidations. Against the registration cache that one would write first: a
-//! `BTreeMap` from address to region behind a mutex, in which an invalidation looks for overlaps. The peer does less: it has no
-//! windows, waits for nobody, and its regions are disjoint, so that it may stop at the first.
+//! The object: a lease on pages that are there, and invalidations. Against the registration cache
+//! that one would write first: a `BTreeMap` from address to region behind a mutex, in which an
+//! invalidation looks for overlaps. The peer does less: it has no windows, waits for nobody, and
+//! its regions are disjoint, so that it may stop at the first.
 #![allow(
     clippy::unwrap_used,
     clippy::arithmetic_side_effects,
@@ -109,7 +110,8 @@ fn invalidate_miss(c: &mut Criterion) {
         for i in 0..n {
             cache.register(BASE + i * STEP, 2);
         }
-        // Apart from all objects: no lock. In the gap after the middle one: the lock and a query; a single object has no gap.
+        // Apart from all objects: no lock. In the gap after the middle one: the lock and a query; a
+        // single object has no gap.
         let apart = AddrRange::new(BASE - STEP, PAGE).unwrap();
         let gap = AddrRange::new(BASE + n / 2 * STEP + 2 * PAGE, PAGE).unwrap();
         for (name, range) in [("apart", apart), ("gap", gap)] {

@@ -1,5 +1,6 @@
-//! The software queue: some items to one worker, then a wait until they have run. Against a channel, and against the usual pool: a
-//! `VecDeque` behind a mutex, with a condition variable each for "something to do" and "done".
+//! The software queue: some items to one worker, then a wait until they have run. Against a
+//! channel, and against the usual pool: a `VecDeque` behind a mutex, with a condition variable each
+//! for "something to do" and "done".
 #![allow(
     clippy::unwrap_used,
     clippy::arithmetic_side_effects,

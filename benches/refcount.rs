@@ -1,4 +1,5 @@
-//! References: a clone and its drop against `Arc`, an upgrade of a weak edge and its drop against `Weak`. One thread.
+//! References: a clone and its drop against `Arc`, an upgrade of a weak edge and its drop against
+//! `Weak`. One thread.
 #![allow(
     clippy::unwrap_used,
     clippy::arithmetic_side_effects,

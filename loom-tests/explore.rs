@@ -9,7 +9,8 @@ static NOW: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// Each outcome, and in how many executions it was met.
 static SEEN: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
 
-/// Records a part of this execution's outcome. The parts are sorted: which thread said its own first says nothing.
+/// Records a part of this execution's outcome. The parts are sorted: which thread said its own
+/// first says nothing.
 pub fn met(part: impl Into<String>) {
     NOW.lock().unwrap().push(part.into());
 }
@@ -22,7 +23,8 @@ pub struct Explored {
     pub outcomes: BTreeMap<String, usize>,
 }
 
-/// Explores every interleaving of `body`, up to `bound` preemptions. Panics if one of them does. One exploration at a time.
+/// Explores every interleaving of `body`, up to `bound` preemptions. Panics if one of them does.
+/// One exploration at a time.
 pub fn explore(bound: Option<usize>, body: impl Fn() + Send + Sync + 'static) -> Explored {
     static EXECUTIONS: AtomicUsize = AtomicUsize::new(0);
     EXECUTIONS.store(0, Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! Runs models, a row and a child process each: a model that aborts or does not end takes no other with it.
+//! Runs models, a row and a child process each: a model that aborts or does not end takes no other
+//! with it.
 
 use crate::explore::explore;
 use crate::litmus::Search;
@@ -29,8 +30,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Records the number of executions, with the repaired search and with loom's own. Another number is an error: either the model
-    /// changed, and its row is edited, or the search did.
+    /// Records the number of executions, with the repaired search and with loom's own. Another
+    /// number is an error: either the model changed, and its row is edited, or the search did.
     pub const fn executions(mut self, repaired: usize, stock: usize) -> Self {
         self.executions = Some((repaired, stock));
         self
@@ -86,7 +87,8 @@ pub const fn full(name: &'static str, threads: usize, body: fn()) -> Model {
     Model { name, threads, bound: None, body, executions: None, outcomes: &[] }
 }
 
-/// A model that does not end in useful time without a bound. 2 to 3 preemptions found every known bug of this kind.
+/// A model that does not end in useful time without a bound. 2 to 3 preemptions found every known
+/// bug of this kind.
 pub const fn bounded(name: &'static str, threads: usize, bound: usize, body: fn()) -> Model {
     Model { name, threads, bound: Some(bound), body, executions: None, outcomes: &[] }
 }
@@ -100,8 +102,8 @@ fn deadline() -> Duration {
 /// The flag of the child process that runs one model.
 const CHILD: &str = "--child";
 
-/// Which search this is built with, said by who built it: the numbers of executions are compared with those in the rows. Not said for
-/// mutants, whose numbers differ.
+/// Which search this is built with, said by who built it: the numbers of executions are compared
+/// with those in the rows. Not said for mutants, whose numbers differ.
 const SEARCH: &str = "--search=";
 
 /// The search that the command line names.

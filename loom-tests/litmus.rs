@@ -1,4 +1,5 @@
-//! Small programs whose every outcome is known: what the search of loom meets of them, as it is and repaired.
+//! Small programs whose every outcome is known: what the search of loom meets of them, as it is and
+//! repaired.
 
 use crate::explore::{Explored, explore, met};
 use loom::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -10,7 +11,8 @@ use std::sync::Arc;
 struct Program {
     name: &'static str,
     body: fn(),
-    /// Every outcome that the memory model allows: the repaired search meets them all, and no other.
+    /// Every outcome that the memory model allows: the repaired search meets them all, and no
+    /// other.
     outcomes: &'static [&'static str],
     /// Executions of the repaired search.
     executions: usize,
@@ -57,7 +59,8 @@ fn two_loaders_beside_load_store() {
     writer.join().unwrap();
 }
 
-/// Two compare-exchanges, each behind a load of its own: one of them succeeds, and the loads say how far the other one was.
+/// Two compare-exchanges, each behind a load of its own: one of them succeeds, and the loads say
+/// how far the other one was.
 fn two_load_cas() {
     let x = Arc::new(AtomicUsize::new(0));
     let run = |x: Arc<AtomicUsize>, new| {
@@ -139,8 +142,8 @@ const PROGRAMS: &[Program] = &[
         executions: 30,
         stock: (&["0 0", "0 1", "1 0", "1 1"], 30),
     },
-    // The memory model allows "z1 x0 y1", too. No search of loom meets it: a fence is no point at which another thread can take over,
-    // it runs with the access before it.
+    // The memory model allows "z1 x0 y1", too. No search of loom meets it: a fence is no point at
+    // which another thread can take over, it runs with the access before it.
     Program {
         name: "store; store; fence; load | ...",
         body: fence_behind_two_stores,
@@ -159,8 +162,8 @@ pub enum Search {
     Repaired,
 }
 
-/// Runs the programs, and fails if the search meets other outcomes than it is known for. For the registry's loom this shows the hole,
-/// and fails when it is closed.
+/// Runs the programs, and fails if the search meets other outcomes than it is known for. For the
+/// registry's loom this shows the hole, and fails when it is closed.
 pub fn check(search: Search) -> Result<(), String> {
     for program in PROGRAMS {
         let found = explore(None, program.body);

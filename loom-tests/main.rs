@@ -1,10 +1,14 @@
-//! The models: every interleaving (up to the bound that each row names) of a few threads over the real core on the loom host.
+//! The models: every interleaving (up to the bound that each row names) of a few threads over the
+//! real core on the loom host.
 //!
-//! `cargo test --features loom --test loom` builds this with a loom whose search is complete (`run.rs`), runs every model and prints
-//! one row each; a name, or a part of one, runs those that match. `--rows` prints what each row has to say.
-//! `cargo test --features loom --test models -- --search=stock` runs them on the registry's loom, which misses interleavings.
+//! `cargo test --features loom --test loom` builds this with a loom whose search is complete
+//! (`run.rs`), runs every model and prints one row each; a name, or a part of one, runs those that
+//! match. `--rows` prints what each row has to say.
+//! `cargo test --features loom --test models -- --search=stock` runs them on the registry's loom,
+//! which misses interleavings.
 //!
-//! Their mutants are in `loom-tests/mutants`: the same models over a core with one guarded line broken.
+//! Their mutants are in `loom-tests/mutants`: the same models over a core with one guarded line
+//! broken.
 #![allow(
     missing_docs,
     unreachable_pub,

@@ -68,7 +68,8 @@ impl Stage for TwoSlots {
     }
 }
 
-/// Name, threads (the model's own included), bound, body; executions with the repaired search and with loom's own; outcomes.
+/// Name, threads (the model's own included), bound, body; executions with the repaired search and
+/// with loom's own; outcomes.
 pub const ALL: &[Model] = &[
     full("r1_two_drops_order_the_release", 2, refcount::two_drops::<Loom>).executions(4, 4),
     full("s38_get_unless_zero_against_last_put", 2, refcount::upgrade_against_last_put::<Loom>)
@@ -278,7 +279,8 @@ pub const ALL: &[Model] = &[
     full("s43_export_against_acquire", 2, object::export_against_acquire::<Loom>)
         .executions(2681, 336)
         .outcomes(&["again", "served"]),
-    // Without a bound it does not end in ten minutes: two revokes and two moves, each of many steps.
+    // Without a bound it does not end in ten minutes: two revokes and two moves, each of many
+    // steps.
     bounded("s42_two_exports", 2, 5, object::two_exports::<Loom>).executions(44193, 2935),
     bounded("s46_find_against_last_put", 2, 3, records::find_against_last_put::<Loom>).executions(1781, 1507),
     full("rule12_notifier_published_once", 2, records::notifier_published_once::<Loom>).executions(2245, 607),

@@ -1,7 +1,9 @@
-//! loom with a complete search: a copy of the registry's loom, with `loom/complete-search.patch` applied.
+//! loom with a complete search: a copy of the registry's loom, with `loom/complete-search.patch`
+//! applied.
 //!
-//! loom 0.7.3 keeps one last access of each atomic, and looks for a race with that one only. A thread that loads and then writes hides
-//! the loads of all others behind its own: interleavings are missed (tokio-rs/loom#392). `litmus.rs` shows it.
+//! loom 0.7.3 keeps one last access of each atomic, and looks for a race with that one only. A
+//! thread that loads and then writes hides the loads of all others behind its own: interleavings
+//! are missed (tokio-rs/loom#392). `litmus.rs` shows it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,7 +32,8 @@ pub fn cargo() -> Command {
     cargo
 }
 
-/// Writes the repaired copy, and returns the section of a workspace's manifest that puts it in the place of loom.
+/// Writes the repaired copy, and returns the section of a workspace's manifest that puts it in the
+/// place of loom.
 pub fn prepare() -> Result<String, String> {
     let stock = stock()?;
     let version = format!("version = \"{VERSION}\"");
@@ -94,7 +97,8 @@ fn read(root: &Path, folder: &Path, files: &mut BTreeMap<PathBuf, String>) {
     }
 }
 
-/// Applies a unified diff. Every line that it keeps or removes must be there, at its number: no fuzz, no offset.
+/// Applies a unified diff. Every line that it keeps or removes must be there, at its number: no
+/// fuzz, no offset.
 fn apply(patch: &str, files: &mut BTreeMap<PathBuf, String>) -> Result<(), String> {
     let mut lines = patch.lines().peekable();
     while let Some(line) = lines.next() {

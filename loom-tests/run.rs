@@ -1,7 +1,8 @@
 //! `cargo test --features loom --test loom`: the models, on a loom whose search is complete.
 //!
-//! Shows the hole in the search of the registry's loom, writes a copy of it without the hole below the target folder, builds the
-//! models (`main.rs`) with that copy, and runs them. A name, or a part of one, runs the models that match.
+//! Shows the hole in the search of the registry's loom, writes a copy of it without the hole below
+//! the target folder, builds the models (`main.rs`) with that copy, and runs them. A name, or a
+//! part of one, runs the models that match.
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -61,7 +62,8 @@ fn main() -> ExitCode {
     if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// A package of the same sources, whose loom can be another one without a change of this package's lock file.
+/// A package of the same sources, whose loom can be another one without a change of this package's
+/// lock file.
 fn manifest(source: &str) -> String {
     let section = |head: &str| source.split("\n\n").find(|s| s.starts_with(head)).unwrap_or_default();
     let edition = source.lines().find(|line| line.starts_with("edition = ")).unwrap_or_default();

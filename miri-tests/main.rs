@@ -1,5 +1,5 @@
-//! The shared bodies (`tests/cases`) on threads of the standard library, for Miri: undefined behaviour and data races on real
-//! atomics, over many seeds.
+//! The shared bodies (`tests/cases`) on threads of the standard library, for Miri: undefined
+//! behaviour and data races on real atomics, over many seeds.
 //!
 //! ```text
 //! MIRIFLAGS="-Zmiri-many-seeds=0..32" cargo +nightly miri test --test miri

@@ -1,6 +1,7 @@
 //! Races whose outcomes are known: every one of them is seen, and no other.
 //!
-//! One outcome that never comes would say that the race under test is not run; an unknown one fails in the body.
+//! One outcome that never comes would say that the race under test is not run; an unknown one fails
+//! in the body.
 
 use crate::cases::ext::AddressSpaceSide;
 use crate::cases::stage::{Probe, World, assert_quiet, notifier, pages};
@@ -30,7 +31,8 @@ fn enumerate<T: Ord + Debug>(expected: &[T], race: impl Fn(usize) -> T) {
     panic!("of {expected:?} only {seen:?} came in {ROUNDS} rounds");
 }
 
-/// Lets the other thread run, for longer in each of sixteen rounds: starting a thread takes Miri more steps than a whole race.
+/// Lets the other thread run, for longer in each of sixteen rounds: starting a thread takes Miri
+/// more steps than a whole race.
 fn pause(round: usize) {
     (0..round % 16).for_each(|_| thread::yield_now());
 }
@@ -45,7 +47,8 @@ fn second_enqueue_accepted_and_refused() {
     enumerate(&[false, true], |round| queue::queued_twice::<Std>(|| pause(round)));
 }
 
-/// A start meets two objects that are being acquired one after the other: none is there, one, or both.
+/// A start meets two objects that are being acquired one after the other: none is there, one, or
+/// both.
 #[test]
 fn start_finds_every_prefix_of_the_tree() {
     enumerate(&[0, 1, 2], |round| {

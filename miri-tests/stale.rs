@@ -1,5 +1,5 @@
-//! What a window's slot says after it was taken again: the two threads meet at a relaxed step, and only what the core orders between
-//! them is there. Miri reads old values wherever it may.
+//! What a window's slot says after it was taken again: the two threads meet at a relaxed step, and
+//! only what the core orders between them is there. Miri reads old values wherever it may.
 
 use crate::cases::windows;
 use std::sync::atomic::{AtomicUsize, Ordering};

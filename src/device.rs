@@ -29,8 +29,8 @@ pub struct Limits {
     pub max_pages: usize,
     /// The limits of its scatter-gather tables. Default: none.
     pub sg: SgLimits,
-    /// Whether the device can be kept from writing: the driver honours [`PinnedRange::write`]. Without
-    /// it, `READ_ONLY` is refused with `ENODEV`. Default: `false`.
+    /// Whether the device can be kept from writing: the driver honours [`PinnedRange::write`].
+    /// Without it, `READ_ONLY` is refused with `ENODEV`. Default: `false`.
     pub read_only: bool,
     /// Whether its accesses are coherent with the processor's caches. Without it no context can be
     /// made (`ENODEV`). Default: `true`.
@@ -100,8 +100,8 @@ impl Limits {
     }
 }
 
-/// What the device is given to map: read its fields. They cannot be changed, so that a device that stands
-/// in front of another cannot have it map something else.
+/// What the device is given to map: read its fields. They cannot be changed, so that a device that
+/// stands in front of another cannot have it map something else.
 pub struct Prepare<'a, S: AddressSpace>(PinnedRange<'a, S>);
 
 impl<'a, S: AddressSpace> Deref for Prepare<'a, S> {

@@ -5,11 +5,12 @@ use core::fmt;
 /// Declares [`Error`] with one line for each cause: errno, symbol, and the sentence for a person.
 macro_rules! errors {
     ($($(#[$doc:meta])* $name:ident = $errno:literal $symbol:literal $text:literal;)*) => {
-        /// An error of this crate. Each has an errno ([`Error::errno`]) that a driver can hand to its caller
-        /// as it is, and a sentence ([`Display`](fmt::Display)) that says what to do next.
+        /// An error of this crate. Each has an errno ([`Error::errno`]) that a driver can hand to
+        /// its caller as it is, and a sentence ([`Display`](fmt::Display)) that says what to do
+        /// next.
         ///
-        /// Several causes share an errno, because the errno is the contract with a driver's callers and the
-        /// cause is for a person. To decide what to do, ask [`errno`](Self::errno) or
+        /// Several causes share an errno, because the errno is the contract with a driver's callers
+        /// and the cause is for a person. To decide what to do, ask [`errno`](Self::errno) or
         /// [`is_retryable`](Self::is_retryable).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
@@ -73,7 +74,8 @@ errors! {
     /// the range is not, or no longer, memory of that address space. Sticks to the object until the
     /// range is invalidated or the object is reset ([rule 15](crate::docs::protocol#rule-15)).
     Fault = 14 "EFAULT" "the range is not mapped: map it, then `reset` the object and acquire again";
-    /// the memory is there, but cannot be pinned for what the device does. Sticks like [`Error::Fault`].
+    /// the memory is there, but cannot be pinned for what the device does. Sticks like
+    /// [`Error::Fault`].
     Unpinnable = 14 "EFAULT" "the mapping cannot be pinned for the device: it is read-only, a device's, or shared with a file on disk";
     /// the address space has ended.
     Gone = 14 "EFAULT" "the address space is gone: drop the object";
@@ -162,7 +164,8 @@ impl fmt::Display for Error {
 
 impl core::error::Error for Error {}
 
-/// A value that could not be used, with the reason. `?` turns it into [`Error`] and drops the value.
+/// A value that could not be used, with the reason. `?` turns it into [`Error`] and drops the
+/// value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Rejected<T> {
     /// The value, as it was given.

@@ -1,5 +1,5 @@
-//! The pages about the whole, and comments, name models, scenarios, rules, edges and files: they must be
-//! there.
+//! The pages about the whole, and comments, name models, scenarios, rules, edges and files: they
+//! must be there.
 #![cfg(not(miri))]
 #![allow(
     clippy::unwrap_used,
@@ -75,7 +75,8 @@ fn is_check(name: &str) -> bool {
     after.len() < rest.len() && after.len() > 2 && after.starts_with('_')
 }
 
-/// The numbers that follow `word` or its plural: in `rules 2 and 5`, `scenarios 69 to 76` and `rule 9`.
+/// The numbers that follow `word` or its plural: in `rules 2 and 5`, `scenarios 69 to 76` and
+/// `rule 9`.
 fn numbers_after(text: &str, word: &str) -> BTreeSet<u32> {
     let text = text.replace("](", " ]( ").replace(['[', ','], " ");
     let tokens: Vec<&str> = text.split_whitespace().collect();
@@ -167,7 +168,8 @@ fn every_link_to_a_rule_or_a_scenario_has_its_anchor() {
     assert!(links > 40, "{links} links only");
 }
 
-/// The edges that a comment names are in the page of the orderings, and each edge of the page is named by a comment.
+/// The edges that a comment names are in the page of the orderings, and each edge of the page is
+/// named by a comment.
 #[test]
 fn every_edge_is_on_the_page_and_in_the_sources() {
     let is_edge = |word: &&str| {
@@ -218,7 +220,8 @@ fn every_model_scenario_and_subtest_that_a_page_names_exists() {
     assert!(named.len() > 150, "the pages name {} checks only", named.len());
     let gone: Vec<_> = named.iter().filter(|name| !there.contains(**name)).collect();
     assert!(gone.is_empty(), "named by a page, but gone: {gone:#?}");
-    // The number of a test leads to its text: `s40_s77_...` has two, `s17_to_s21_...` a first and a last.
+    // The number of a test leads to its text: `s40_s77_...` has two, `s17_to_s21_...` a first and a
+    // last.
     let scenarios = anchors(&read("src/docs/scenarios.md"), "scenario");
     let numbers = there.iter().filter(|name| name.starts_with('s') && is_check(name)).flat_map(|name| {
         name.split('_').map_while(|part| part.strip_prefix('s')?.parse().ok().map(|n: u32| (*name, n)))

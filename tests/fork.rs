@@ -1,4 +1,5 @@
-//! A forked child that drops everything it inherited from the standard platform ends, and ends cleanly.
+//! A forked child that drops everything it inherited from the standard platform ends, and ends
+//! cleanly.
 #![cfg(all(unix, not(miri)))]
 #![allow(
     clippy::unwrap_used,
@@ -15,10 +16,11 @@ use userptr::platforms::std::{Std, Workers};
 use userptr::{Context, Flags, RawQueue};
 use userptr_sim::{DmaDevice, Machine, PAGE, Space};
 
-/// Runs `f` in a forked child, which must end within the deadline. The parent's copies are untouched.
+/// Runs `f` in a forked child, which must end within the deadline. The parent's copies are
+/// untouched.
 fn in_a_child(f: impl FnOnce()) {
-    // SAFETY: the child runs `f` and ends by `_exit`. No other thread of this test holds a lock that it takes: they
-    // all sleep on their queues, and the allocator is made for forks.
+    // SAFETY: the child runs `f` and ends by `_exit`. No other thread of this test holds a lock
+    // that it takes: they all sleep on their queues, and the allocator is made for forks.
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "no child");
     if child == 0 {
@@ -61,7 +63,8 @@ fn a_child_drops_what_it_inherited() {
     drop(object.acquire().unwrap());
     let lease = object.acquire_owned().unwrap();
     running.drain();
-    // The workers fall asleep: a fork copies a lock as it is, and one that is taken stays taken in the child.
+    // The workers fall asleep: a fork copies a lock as it is, and one that is taken stays taken in
+    // the child.
     std::thread::sleep(Duration::from_millis(200));
 
     // Every part by itself, and all together in two orders.

@@ -1,5 +1,6 @@
-//! An address space whose answers change from call to call: a safe trait's implementation may be wrong in
-//! every way that is not its unsafe duty, and nothing may come of it but errors. Runs under Miri, too.
+//! An address space whose answers change from call to call: a safe trait's implementation may be
+//! wrong in every way that is not its unsafe duty, and nothing may come of it but errors. Runs
+//! under Miri, too.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -1,4 +1,5 @@
-//! A file of the core imports only from the modules above its own. The order is that of the `mod` lines in `src/lib.rs`.
+//! A file of the core imports only from the modules above its own. The order is that of the `mod`
+//! lines in `src/lib.rs`.
 #![cfg(not(miri))]
 #![allow(
     clippy::unwrap_used,
@@ -23,7 +24,8 @@ fn files(dir: &Path, out: &mut Vec<PathBuf>) {
     }
 }
 
-/// The code of a file, without comments, and without its unit tests: those run on the standard platform, which is below all.
+/// The code of a file, without comments, and without its unit tests: those run on the standard
+/// platform, which is below all.
 fn code(text: &str) -> String {
     let mut code = String::new();
     for line in text.lines() {
@@ -55,7 +57,8 @@ fn names<'a>(code: &'a str, prefix: &'a str) -> impl Iterator<Item = &'a str> {
         })
 }
 
-/// The modules in the order of their `mod` lines, and the module of each name that `lib.rs` exports.
+/// The modules in the order of their `mod` lines, and the module of each name that `lib.rs`
+/// exports.
 fn rooms(lib: &str) -> (Vec<&str>, BTreeMap<&str, &str>) {
     let mods = lib.lines().filter_map(|line| {
         let line = line.strip_prefix("pub ").unwrap_or(line);
@@ -103,7 +106,8 @@ fn no_file_imports_from_a_room_below_its_own() {
             continue;
         }
         let mine = place(&room).unwrap_or_else(|| panic!("{} belongs to no `mod` line", path.display()));
-        // The root, seen from `src/room.rs` and `src/room/mod.rs`, is the parent; from `src/room/file.rs` the parent's.
+        // The root, seen from `src/room.rs` and `src/room/mod.rs`, is the parent; from
+        // `src/room/file.rs` the parent's.
         let depth = path.components().count() - 1 - usize::from(path.ends_with("mod.rs"));
         for name in names(text, "crate::").chain(names(text, &"super::".repeat(depth))) {
             let room = exports.get(name).copied().unwrap_or(name);

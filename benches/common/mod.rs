@@ -1,4 +1,5 @@
-//! The least that a bench needs: memory whose pages are numbers, and a device that is always idle. What is measured on it is the core.
+//! The least that a bench needs: memory whose pages are numbers, and a device that is always idle.
+//! What is measured on it is the core.
 
 use core::time::Duration;
 use std::sync::atomic::{AtomicUsize, Ordering};

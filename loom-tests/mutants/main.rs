@@ -1,10 +1,12 @@
 //! The mutants: the real core with one guarded line broken, under the model that has to catch it.
 //!
-//! Each mutant is a textual edit of one source file. All broken copies are built together, in a workspace below the target folder,
-//! with a loom whose search is complete (`repair.rs`), and the named model runs on each. A mutant that its model does not catch, or
-//! whose line is no longer there, fails.
+//! Each mutant is a textual edit of one source file. All broken copies are built together, in a
+//! workspace below the target folder, with a loom whose search is complete (`repair.rs`), and the
+//! named model runs on each. A mutant that its model does not catch, or whose line is no longer
+//! there, fails.
 //!
-//! `cargo test --features loom --test mutants` runs them all; a name, or a part of one, runs those that match.
+//! `cargo test --features loom --test mutants` runs them all; a name, or a part of one, runs those
+//! that match.
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -91,7 +93,8 @@ fn main() -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Where the copies lie: below the target folder that this very test was built into, so that the dependencies are shared.
+/// Where the copies lie: below the target folder that this very test was built into, so that the
+/// dependencies are shared.
 struct Workspace {
     source: PathBuf,
     target: PathBuf,
@@ -133,7 +136,8 @@ impl Workspace {
 
     fn write_root(&self, mutants: &[&Mutant]) -> Result<(), String> {
         let members: Vec<String> = mutants.iter().map(|m| format!("{:?}", m.name)).collect();
-        // Dependencies as in the outer build, to share them; the copies unoptimised, because they fail early.
+        // Dependencies as in the outer build, to share them; the copies unoptimised, because they
+        // fail early.
         let text = format!(
             "[workspace]\nresolver = \"3\"\nmembers = [{}]\n\n{}\n\n{}\n[profile.test]\nopt-level = 0\ndebug = false\nincremental = false\n\n\
              [profile.test.package.\"*\"]\nopt-level = 2\ndebug = true\n",

@@ -11,8 +11,8 @@ use crate::refcount::Ref;
 use core::fmt;
 use crossbeam_utils::CachePadded;
 
-/// Makes a [`Context`]. A program with the standard library calls `spawn`, which starts the threads; a
-/// kernel module gives its queues and calls [`build`](Self::build).
+/// Makes a [`Context`]. A program with the standard library calls `spawn`, which starts the
+/// threads; a kernel module gives its queues and calls [`build`](Self::build).
 ///
 /// What cannot work is refused here, and not at the first object.
 #[must_use = "call `spawn` or `build`"]
@@ -43,8 +43,8 @@ impl<D: Device> ContextBuilder<D> {
         self
     }
 
-    /// Gives the queue where pages are released in an invalidation. Without one that happens in the thread
-    /// that invalidates, if the address space allows it ([`AddressSpace::REVOKE_THREADS`]).
+    /// Gives the queue where pages are released in an invalidation. Without one that happens in the
+    /// thread that invalidates, if the address space allows it ([`AddressSpace::REVOKE_THREADS`]).
     pub fn revoke_queue(mut self, queue: QueueOf<D>) -> Self {
         self.revokes = Some(queue);
         self
@@ -60,9 +60,10 @@ impl<D: Device> ContextBuilder<D> {
     /// Makes the context.
     ///
     /// # Errors
-    /// With the device, and nothing is left behind: [`Error::QueueMissing`] if there is no queue for pins or
-    /// releases, or none for revocations on an address space that needs one; [`Error::SameQueue`] if two
-    /// roles have the same queue; [`Error::ShutDown`] if one is shut down; [`Error::Invalid`] if the limits allow no worker; [`Error::NotCoherent`];
+    /// With the device, and nothing is left behind: [`Error::QueueMissing`] if there is no queue
+    /// for pins or releases, or none for revocations on an address space that needs one;
+    /// [`Error::SameQueue`] if two roles have the same queue; [`Error::ShutDown`] if one is shut
+    /// down; [`Error::Invalid`] if the limits allow no worker; [`Error::NotCoherent`];
     /// [`Error::NoMemory`].
     pub fn build(self) -> Result<Context<D>, Rejected<D>> {
         let Self { device, limits, pins, revokes, releases } = self;

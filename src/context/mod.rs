@@ -14,13 +14,14 @@ use core::fmt;
 use core::time::Duration;
 use crossbeam_utils::CachePadded;
 
-/// A device with its registry of address spaces and its queues: a counted handle, cheap to clone. Made by
-/// [`Context::builder`].
+/// A device with its registry of address spaces and its queues: a counted handle, cheap to clone.
+/// Made by [`Context::builder`].
 pub struct Context<D: Device> {
     shared: Ref<Shared<D>, PlatformOf<D>>,
 }
 
-/// What the handles of a context share. Every object holds one, so nothing in here goes before the objects.
+/// What the handles of a context share. Every object holds one, so nothing in here goes before the
+/// objects.
 struct Shared<D: Device> {
     device: D,
     limits: Limits,
@@ -127,9 +128,9 @@ impl<D: Device> Context<D> {
         self.shared.registry.flush();
     }
 
-    /// Tries the revocation of every quarantined object again, on every address space: for a driver that has
-    /// reset its device. Runs in this thread, and returns the worst outcome. An address space that comes or
-    /// goes meanwhile may be passed over.
+    /// Tries the revocation of every quarantined object again, on every address space: for a driver
+    /// that has reset its device. Runs in this thread, and returns the worst outcome. An address
+    /// space that comes or goes meanwhile may be passed over.
     pub fn retry_quarantined(&self) -> Outcome {
         let mut worst = self.shared.unwatched.retry_quarantined();
         self.shared.registry.each(|record| {

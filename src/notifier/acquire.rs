@@ -101,14 +101,16 @@ impl<P: Platform> Notifier<P> {
             if core.overflow.overlaps(range) {
                 return Err(AttachError::Window);
             }
-            // Insert first, look at the windows afterwards: an invalidation does it the other way round.
-            // SAFETY: idle, so the node is in no index. The object stays alive and in place while it is
-            // attached (contract of `Subscriber`).
+            // Insert first, look at the windows afterwards: an invalidation does it the other way
+            // round.
+            // SAFETY: idle, so the node is in no index. The object stays alive and in place while
+            // it is attached (contract of `Subscriber`).
             unsafe { core.index.insert(attachment.node_ptr()) }.map_err(|_| AttachError::NoMemory)?;
             notifier.hull.set(core.index.hull());
-            // ORDERING: store buffering with `invalidate_start` (E10): here the node and the hull, fence,
-            // then the windows; there the window, fence, then the hull.
-            // - If our fence comes first, the invalidation sees our node in the hull, and takes the lock.
+            // ORDERING: store buffering with `invalidate_start` (E10): here the node and the hull,
+            // fence, then the windows; there the window, fence, then the hull.
+            // - If our fence comes first, the invalidation sees our node in the hull, and takes the
+            //   lock.
             // - If its fence comes first, we see its window below, and back out.
             // Release and acquire alone would let both look past each other (rule 30).
             P::fence();
@@ -126,8 +128,8 @@ impl<P: Platform> Notifier<P> {
         })
     }
 
-    /// Makes the object `Ready`, if the ticket is still the newest and no invalidation came between: runs
-    /// `install`, then opens the leases, with one for the caller if `lease`.
+    /// Makes the object `Ready`, if the ticket is still the newest and no invalidation came
+    /// between: runs `install`, then opens the leases, with one for the caller if `lease`.
     ///
     /// Ordering: what happened before is visible to every lease holder.
     ///
@@ -135,8 +137,9 @@ impl<P: Platform> Notifier<P> {
     /// `install`, not run: the acquire was superseded. The caller drops what it pinned.
     ///
     /// # Safety
-    /// * `install` puts in place all that a lease holder of this object reads, and does nothing else: it
-    ///   runs under the notifier's spinlock, so it must not call into this crate, wait, allocate or panic.
+    /// * `install` puts in place all that a lease holder of this object reads, and does nothing
+    ///   else: it runs under the notifier's spinlock, so it must not call into this crate, wait,
+    ///   allocate or panic.
     /// * With `lease`, an `Ok` is followed by one [`LeaseGuard::adopt`](super::LeaseGuard::adopt).
     pub unsafe fn commit<T: Subscriber<P>, F: FnOnce()>(
         sub: &Ref<T, P>,
@@ -150,7 +153,8 @@ impl<P: Platform> Notifier<P> {
         let attachment = sub.attachment();
         let mut install = Some(install);
         Self::with_notifier(&**sub, |_, _| {
-            // SAFETY: the lock is held. `Acquiring` with a current ticket: nobody owns a revocation.
+            // SAFETY: the lock is held. `Acquiring` with a current ticket: nobody owns a
+            // revocation.
             let current = unsafe {
                 let current = attachment.read(|slot| slot.current_ticket()) == Some(ticket.number);
                 if current {
@@ -173,14 +177,15 @@ impl<P: Platform> Notifier<P> {
         Ok(())
     }
 
-    /// Gives an acquire up, if the ticket is still the newest: the object becomes `Idle`, or `Failed` if
-    /// the failure is sticky. Returns `false` if the acquire had been superseded; then nothing changed.
+    /// Gives an acquire up, if the ticket is still the newest: the object becomes `Idle`, or
+    /// `Failed` if the failure is sticky. Returns `false` if the acquire had been superseded; then
+    /// nothing changed.
     pub fn abandon<T: Subscriber<P>>(sub: &Ref<T, P>, ticket: Ticket, sticky: bool) -> bool {
         Self::abandon_with(sub, ticket, sticky, || ())
     }
 
-    /// As [`abandon`](Self::abandon); if the ticket is current, also runs `report` under the lock, so that
-    /// the next acquirer sees what it stored. `report` must only store a word.
+    /// As [`abandon`](Self::abandon); if the ticket is current, also runs `report` under the lock,
+    /// so that the next acquirer sees what it stored. `report` must only store a word.
     pub(crate) fn abandon_with<T: Subscriber<P>>(
         sub: &Ref<T, P>,
         ticket: Ticket,
@@ -192,8 +197,8 @@ impl<P: Platform> Notifier<P> {
         }
         let attachment = sub.attachment();
         let current = Self::with_notifier(&**sub, |notifier, core| {
-            // SAFETY: the lock is held. `Acquiring` with a current ticket: the node is in this index, and
-            // nobody owns a revocation.
+            // SAFETY: the lock is held. `Acquiring` with a current ticket: the node is in this
+            // index, and nobody owns a revocation.
             unsafe {
                 if attachment.read(|slot| slot.current_ticket()) != Some(ticket.number) {
                     return false;
@@ -213,7 +218,8 @@ impl<P: Platform> Notifier<P> {
         current
     }
 
-    /// Returns the ticket of the acquire in progress, if there is one: what a worker serves when it begins.
+    /// Returns the ticket of the acquire in progress, if there is one: what a worker serves when it
+    /// begins.
     #[must_use]
     pub fn current_ticket<T: Subscriber<P>>(sub: &Ref<T, P>) -> Option<Ticket> {
         let attachment = sub.attachment();
@@ -260,10 +266,11 @@ impl<P: Platform> Notifier<P> {
         }
     }
 
-    /// Moves an object without pages away from `from`: in one section of its lock supersedes an acquire in
-    /// flight, forgets a failure, and runs `switch`, after which [`Subscriber::notifier`] returns the new
-    /// one. Returns `false` if the object has pages or is being revoked. An object that is not at `from`
-    /// any more has been moved already: nothing is left to do.
+    /// Moves an object without pages away from `from`: in one section of its lock supersedes an
+    /// acquire in flight, forgets a failure, and runs `switch`, after which
+    /// [`Subscriber::notifier`] returns the new one. Returns `false` if the object has pages or is
+    /// being revoked. An object that is not at `from` any more has been moved already: nothing is
+    /// left to do.
     ///
     /// It takes no ticket: two moves at once would supersede each other's forever.
     pub(crate) fn rehome<T: Subscriber<P>>(sub: &Ref<T, P>, from: &Self, switch: impl FnOnce()) -> bool {
@@ -272,7 +279,8 @@ impl<P: Platform> Notifier<P> {
             if !core::ptr::eq(from, sub.notifier()) {
                 return true;
             }
-            // SAFETY: the lock of the object's notifier is held; a node that is not `Idle` is in its index.
+            // SAFETY: the lock of the object's notifier is held; a node that is not `Idle` is in
+            // its index.
             unsafe {
                 match attachment.state() {
                     State::Idle => {}
@@ -289,8 +297,9 @@ impl<P: Platform> Notifier<P> {
         moved
     }
 
-    /// Runs `f` under the lock of the object's notifier. An export can move the object between the look
-    /// and the lock, so the notifier is looked at again under the lock, where it cannot change.
+    /// Runs `f` under the lock of the object's notifier. An export can move the object between the
+    /// look and the lock, so the notifier is looked at again under the lock, where it cannot
+    /// change.
     pub(super) fn with_notifier<R>(
         sub: &(impl Subscriber<P> + ?Sized),
         mut f: impl FnMut(&Self, &mut Core<P>) -> R,

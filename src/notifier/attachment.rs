@@ -15,11 +15,12 @@ use core::time::Duration;
 /// An object that an invalidation can reach.
 ///
 /// # Safety
-/// * [`attachment`](Self::attachment) always returns the same attachment, which lies inside the object
-///   and is settled by its `init`.
-/// * [`notifier`](Self::notifier) does not change while the attachment is attached, and lives as long
-///   as the object.
-/// * The object's [`last_put`](crate::RefCounted::last_put) calls [`Notifier::detach`] and returns its result.
+/// * [`attachment`](Self::attachment) always returns the same attachment, which lies inside the
+///   object and is settled by its `init`.
+/// * [`notifier`](Self::notifier) does not change while the attachment is attached, and lives as
+///   long as the object.
+/// * The object's [`last_put`](crate::RefCounted::last_put) calls [`Notifier::detach`] and returns
+///   its result.
 #[diagnostic::on_unimplemented(message = "`{Self}` cannot be attached to a `Notifier<{P}>`")]
 pub unsafe trait Subscriber<P: Platform>: RefCounted<P> {
     /// Returns the attachment inside the object.
@@ -32,7 +33,8 @@ pub unsafe trait Subscriber<P: Platform>: RefCounted<P> {
     /// Asks the device to stop. Must not wait.
     ///
     /// # Safety
-    /// The caller owns the revocation and the pages are still installed. No lock of this crate is held.
+    /// The caller owns the revocation and the pages are still installed. No lock of this crate is
+    /// held.
     unsafe fn stop(&self);
     /// Waits until the device is idle, then unmaps and unpins. On anything but [`Outcome::Idle`]
     /// nothing was unmapped or unpinned, and it will be called again.
@@ -54,10 +56,11 @@ pub(super) type Weak<P> = NonNull<Inner<dyn Subscriber<P>, P>>;
 /// revocation's work item.
 ///
 /// # Invariants
-/// * While attached (any state but `Idle`) the object is alive and in place, though its count may be
-///   zero: its release passes through [`Notifier::detach`] under the same lock first.
-/// * `slot` is changed under the notifier's lock only, and while there is a revocation, by its owner
-///   only; it is read under the lock, or by the owner. `next` and `until` are the owner's alone.
+/// * While attached (any state but `Idle`) the object is alive and in place, though its count may
+///   be zero: its release passes through [`Notifier::detach`] under the same lock first.
+/// * `slot` is changed under the notifier's lock only, and while there is a revocation, by its
+///   owner only; it is read under the lock, or by the owner. `next` and `until` are the owner's
+///   alone.
 pub struct Attachment<P: Platform> {
     pub(super) node: Node<P>,
     pub(super) leases: LeaseWord<P>,
@@ -147,8 +150,8 @@ impl<P: Platform> Attachment<P> {
     /// Changes the state.
     ///
     /// # Safety
-    /// The notifier's lock is held, and nobody else owns the revocation: its owner reads the slot without
-    /// the lock.
+    /// The notifier's lock is held, and nobody else owns the revocation: its owner reads the slot
+    /// without the lock.
     pub(super) unsafe fn slot<R>(&self, f: impl FnOnce(&mut Slot<P>) -> R) -> R {
         // SAFETY: the lock is held and no owner reads, so nobody else reaches the slot (invariant).
         self.slot.with_mut(|s| f(unsafe { &mut *s }))
@@ -206,7 +209,8 @@ impl<P: Platform> Attachment<P> {
         self.until.with_mut(|u| unsafe { *u = until });
     }
 
-    /// Returns how much time the revocation has left. `None`: forever. Zero: ask once, without waiting.
+    /// Returns how much time the revocation has left. `None`: forever. Zero: ask once, without
+    /// waiting.
     ///
     /// # Safety
     /// The caller owns the revocation.
@@ -223,9 +227,9 @@ impl<P: Platform> fmt::Debug for Attachment<P> {
     }
 }
 
-/// Returns a time in nanoseconds, at most `u64::MAX`, which is 584 years. Deadlines are counted in these:
-/// sums and differences of `Duration` keep a panic in the machine code, though no value reaches it, and a
-/// kernel module must have none.
+/// Returns a time in nanoseconds, at most `u64::MAX`, which is 584 years. Deadlines are counted in
+/// these: sums and differences of `Duration` keep a panic in the machine code, though no value
+/// reaches it, and a kernel module must have none.
 pub(super) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -40,9 +40,9 @@ impl fmt::Display for WouldBlock {
 impl core::error::Error for WouldBlock {}
 
 impl<P: Platform> Notifier<P> {
-    /// Invalidates `range`: stops the devices, waits for them, releases the pages, and keeps anything from
-    /// being attached there until the returned guard is dropped. Both passes in one, and the end: for a
-    /// program that changes its mappings by itself.
+    /// Invalidates `range`: stops the devices, waits for them, releases the pages, and keeps
+    /// anything from being attached there until the returned guard is dropped. Both passes in one,
+    /// and the end: for a program that changes its mappings by itself.
     ///
     /// When [`Invalidation::outcome`] is [`Outcome::Idle`], no overlapping object has pages
     /// installed or a lease, whoever began its revocation ([rule 5](crate::docs::protocol#rule-5)).
@@ -60,7 +60,8 @@ impl<P: Platform> Notifier<P> {
     /// Source: `i915_gem_userptr_mn_invalidate_range_start`.
     pub fn invalidate(&self, range: AddrRange, mode: Blockable) -> Result<Invalidation<'_, P>, WouldBlock> {
         let pending = self.invalidate_start(range, mode)?;
-        // Before the device is waited for: a driver that unwinds there must not leave the window open.
+        // Before the device is waited for: a driver that unwinds there must not leave the window
+        // open.
         let mut this = Invalidation { notifier: self, range, outcome: Outcome::Idle };
         this.outcome = pending.finish();
         Ok(this)
@@ -80,19 +81,20 @@ impl<P: Platform> Notifier<P> {
         mode: Blockable,
     ) -> Result<PendingInvalidation<'_, P>, WouldBlock> {
         let recorded = self.windows.open(range);
-        // ORDERING: store buffering with `attach` (E10): here the window, fence, then the hull; there the
-        // node and the hull, fence, then the windows.
+        // ORDERING: store buffering with `attach` (E10): here the window, fence, then the hull;
+        // there the node and the hull, fence, then the windows.
         // - If our fence comes first, the attach sees our window, and backs out.
         // - If its fence comes first, we see its node in the hull below, and take the lock.
         // Release and acquire alone would let both look past each other (rule 30).
         P::fence();
-        // Nothing near: the window alone keeps attaches out. If no slot was free, the window still has to
-        // be recorded under the lock.
+        // Nothing near: the window alone keeps attaches out. If no slot was free, the window still
+        // has to be recorded under the lock.
         if recorded && !self.hull.may_overlap(range) {
             return Ok(PendingInvalidation::nothing(self, range));
         }
         let marked = self.with(|core| {
-            // Refused before anything is changed; a quarantined or failed object refuses, too (rule 10).
+            // Refused before anything is changed; a quarantined or failed object refuses, too (rule
+            // 10).
             if mode == Blockable::No && core.index.first(range).is_some() {
                 return None;
             }
@@ -112,7 +114,8 @@ impl<P: Platform> Notifier<P> {
         Ok(self.stop_all(range, marked, true))
     }
 
-    /// Ends the invalidation of `range`: the page tables have changed, and attaches are possible again.
+    /// Ends the invalidation of `range`: the page tables have changed, and attaches are possible
+    /// again.
     ///
     /// Closes one window with exactly this range, whoever opened it; an end that matches no window
     /// does nothing ([rule 12](crate::docs::protocol#rule-12)). While more than
@@ -122,10 +125,11 @@ impl<P: Platform> Notifier<P> {
     /// Ordering: what the caller did before happens before any attach that this end lets through.
     ///
     /// # Safety
-    /// The caller opened a window of exactly this range ([`invalidate_start`](Self::invalidate_start) or
-    /// [`open_window`](Self::open_window)) and has not ended it, or no window of this range is open. A stray
-    /// end could close another thread's window while the page tables still change, and a page that is freed
-    /// in it would be installed.
+    /// The caller opened a window of exactly this range
+    /// ([`invalidate_start`](Self::invalidate_start) or [`open_window`](Self::open_window)) and has
+    /// not ended it, or no window of this range is open. A stray end could close another thread's
+    /// window while the page tables still change, and a page that is freed in it would be
+    /// installed.
     pub unsafe fn invalidate_end(&self, range: AddrRange) {
         self.close_window(range);
     }
@@ -136,14 +140,14 @@ impl<P: Platform> Notifier<P> {
         }
     }
 
-    /// Opens a window without stopping anything, for a platform that delivers an end for a start that was
-    /// refused.
+    /// Opens a window without stopping anything, for a platform that delivers an end for a start
+    /// that was refused.
     pub fn open_window(&self, range: AddrRange) {
         if !self.windows.open(range) {
             self.with(|core| core.overflow.open(range));
         }
-        // ORDERING: as in `invalidate_start` (E10), so that an attach that is not refused is visible to the
-        // caller's next start.
+        // ORDERING: as in `invalidate_start` (E10), so that an attach that is not refused is
+        // visible to the caller's next start.
         P::fence();
     }
 
@@ -160,15 +164,16 @@ impl<P: Platform> Notifier<P> {
         self.stop_all(AddrRange::ALL, marked, false).finish()
     }
 
-    /// Tries the revocation of every quarantined object again whose device did not stop in time: for a
-    /// driver that has reset its device. Runs in this thread under one deadline, and returns the worst
-    /// outcome. Objects that wait for a lease are left to their last lease.
+    /// Tries the revocation of every quarantined object again whose device did not stop in time:
+    /// for a driver that has reset its device. Runs in this thread under one deadline, and returns
+    /// the worst outcome. Objects that wait for a lease are left to their last lease.
     pub fn retry_quarantined(&self) -> Outcome {
         let own = self.with(|core| {
             let mut own = ptr::null();
             core.each(AddrRange::ALL, |_, attachment| {
-                // SAFETY: the lock is held. A quarantined object that does not wait for leases has no
-                // owner but the quarantine, whose reference goes with the revocation from here on.
+                // SAFETY: the lock is held. A quarantined object that does not wait for leases has
+                // no owner but the quarantine, whose reference goes with the revocation from here
+                // on.
                 unsafe {
                     if attachment.state() == State::Quarantined && !attachment.leases.is_left_to_leases() {
                         attachment.slot(|slot| slot.retry());
@@ -188,24 +193,25 @@ impl<P: Platform> Notifier<P> {
         worst
     }
 
-    /// Under the lock: detaches what has no pages, and makes every `Ready` object that can be upgraded ours
-    /// to revoke.
+    /// Under the lock: detaches what has no pages, and makes every `Ready` object that can be
+    /// upgraded ours to revoke.
     fn mark(&self, core: &mut Core<P>, range: AddrRange) -> Marked<P> {
         let mut marked = Marked { own: ptr::null(), superseded: false, met: false };
         core.each(range, |core, attachment| {
             // SAFETY: the lock is held, and the attachment is in the index.
             unsafe {
                 match attachment.state() {
-                    // Not `Acquiring` any more, so the acquirer's commit fails; it drops its private pins
-                    // there. If another acquire begins meanwhile, the ticket tells the two apart.
+                    // Not `Acquiring` any more, so the acquirer's commit fails; it drops its
+                    // private pins there. If another acquire begins meanwhile, the ticket tells the
+                    // two apart.
                     State::Acquiring | State::Failed => {
                         core.forget(attachment, &self.hull);
                         marked.superseded = true;
                     }
                     State::Ready => {
                         marked.met = true;
-                        // A count of zero means dying: its last put owns the revocation, and the wait in
-                        // `finish` is for that one, too (rule 2).
+                        // A count of zero means dying: its last put owns the revocation, and the
+                        // wait in `finish` is for that one, too (rule 2).
                         if attachment.object().is_some_and(|object| object.as_ref().count().get_unless_zero())
                         {
                             attachment.slot(|slot| slot.revoke());
@@ -224,11 +230,11 @@ impl<P: Platform> Notifier<P> {
         marked
     }
 
-    /// Gives the marked objects their deadline and asks their devices to stop: all of them, before one is
-    /// waited for.
+    /// Gives the marked objects their deadline and asks their devices to stop: all of them, before
+    /// one is waited for.
     ///
-    /// `window`: one was opened for the caller. If the driver unwinds in here, the caller never learns of it,
-    /// and it is closed again.
+    /// `window`: one was opened for the caller. If the driver unwinds in here, the caller never
+    /// learns of it, and it is closed again.
     fn stop_all(&self, range: AddrRange, marked: Marked<P>, window: bool) -> PendingInvalidation<'_, P> {
         if marked.superseded {
             // A waiting acquire has something to look at.
@@ -250,8 +256,8 @@ impl<P: Platform> Notifier<P> {
         let began = P::now();
         let mut at = pending.own;
         while !at.is_null() {
-            // SAFETY: the chain is ours: each object is alive by the count taken in `mark`, its back-pointer
-            // does not change, and the pages are installed.
+            // SAFETY: the chain is ours: each object is alive by the count taken in `mark`, its
+            // back-pointer does not change, and the pages are installed.
             unsafe {
                 if let Some(object) = (*at).object() {
                     let sub = object.as_ref().value();
@@ -267,8 +273,8 @@ impl<P: Platform> Notifier<P> {
     }
 }
 
-/// An invalidation in progress: nothing attaches in its range until this is dropped. Forgetting it leaves
-/// the range closed forever, nothing worse.
+/// An invalidation in progress: nothing attaches in its range until this is dropped. Forgetting it
+/// leaves the range closed forever, nothing worse.
 #[must_use = "the invalidation ends when this is dropped: change the mapping before"]
 pub struct Invalidation<'n, P: Platform> {
     notifier: &'n Notifier<P>,
@@ -308,16 +314,16 @@ struct Marked<P: Platform> {
 
 /// An invalidation after pass one. [`finish`](Self::finish) it, or drop it, which does the same.
 ///
-/// Forgetting it leaves its objects without an owner: later invalidations of them wait forever, nothing
-/// worse.
+/// Forgetting it leaves its objects without an owner: later invalidations of them wait forever,
+/// nothing worse.
 #[must_use = "nothing is released before `finish`"]
 pub struct PendingInvalidation<'n, P: Platform> {
     notifier: &'n Notifier<P>,
     range: AddrRange,
     /// The objects that are ours to revoke; each comes with a count.
     own: *const Attachment<P>,
-    /// Whether an object with pages overlaps. If not, nothing can come before the end: the window keeps
-    /// it out.
+    /// Whether an object with pages overlaps. If not, nothing can come before the end: the window
+    /// keeps it out.
     wait: bool,
     /// A call into the driver is in progress. If this is dropped meanwhile, the driver unwinds.
     in_driver: bool,
@@ -333,8 +339,8 @@ impl<'n, P: Platform> PendingInvalidation<'n, P> {
         Self { notifier, range, own: ptr::null(), wait: false, in_driver: false, window: false }
     }
 
-    /// Returns whether it found an object with pages that no other thread was revoking yet, and so revokes
-    /// it: for an address space's statistics.
+    /// Returns whether it found an object with pages that no other thread was revoking yet, and so
+    /// revokes it: for an address space's statistics.
     #[must_use]
     pub fn revokes_any(&self) -> bool {
         !self.own.is_null()
@@ -348,9 +354,9 @@ impl<'n, P: Platform> PendingInvalidation<'n, P> {
         outcome
     }
 
-    /// Revokes, or queues the revocations if the notifier has a queue, and does not wait for those of other
-    /// threads. For an address space that cannot let the invalidating thread wait: nothing is released when
-    /// this returns, but no new lease is given either.
+    /// Revokes, or queues the revocations if the notifier has a queue, and does not wait for those
+    /// of other threads. For an address space that cannot let the invalidating thread wait: nothing
+    /// is released when this returns, but no new lease is given either.
     pub fn finish_without_waiting(mut self) {
         self.run();
         core::mem::forget(self);
@@ -358,8 +364,8 @@ impl<'n, P: Platform> PendingInvalidation<'n, P> {
 
     /// Takes the first object off the chain, with its count.
     fn take(&mut self) -> Option<Ref<dyn Subscriber<P>, P>> {
-        // SAFETY: the chain is ours, so each object is alive by the count that came with it. The next is
-        // read before this one is given away.
+        // SAFETY: the chain is ours, so each object is alive by the count that came with it. The
+        // next is read before this one is given away.
         unsafe {
             let attachment = self.own.as_ref()?;
             self.own = attachment.chained();
@@ -390,8 +396,8 @@ impl<'n, P: Platform> PendingInvalidation<'n, P> {
         if self.wait {
             self.notifier.wait_for(None, |core| {
                 outcome = Outcome::Idle;
-                // Stop at the first busy node; otherwise every wake-up would walk all overlapping nodes
-                // under the lock.
+                // Stop at the first busy node; otherwise every wake-up would walk all overlapping
+                // nodes under the lock.
                 !core.any(self.range, |attachment| {
                     // SAFETY: the lock is held.
                     let (state, why) = unsafe { attachment.read(|slot| (slot.state(), slot.outcome())) };
@@ -415,8 +421,8 @@ impl<'n, P: Platform> PendingInvalidation<'n, P> {
 impl<P: Platform> Drop for PendingInvalidation<'_, P> {
     fn drop(&mut self) {
         if self.in_driver {
-            // The driver unwinds through here. It is asked nothing more, or a second panic would abort:
-            // what is left is quarantined, and whoever waits for it goes on.
+            // The driver unwinds through here. It is asked nothing more, or a second panic would
+            // abort: what is left is quarantined, and whoever waits for it goes on.
             while let Some(sub) = self.take() {
                 revoke::give_up(&*sub, Owner::Reference);
             }

@@ -17,7 +17,8 @@ use core::mem::ManuallyDrop;
 const CLOSED: usize = 1 << (usize::BITS - 1);
 const QUARANTINED: usize = 1 << (usize::BITS - 2);
 const COUNT: usize = QUARANTINED - 1;
-/// More leases are refused. Far enough from the flags that no number of threads between load and add can reach them.
+/// More leases are refused. Far enough from the flags that no number of threads between load and
+/// add can reach them.
 const MOST: usize = COUNT / 2;
 
 /// # Invariants
@@ -44,7 +45,8 @@ impl<P: Platform> LeaseWord<P> {
         Self { word: P::Usize::new(CLOSED) }
     }
 
-    /// Opens the word with the initial lease and `more`. Called under the notifier's lock, after the pages are installed.
+    /// Opens the word with the initial lease and `more`. Called under the notifier's lock, after
+    /// the pages are installed.
     pub(super) fn open(&self, more: usize) {
         // ORDERING: publishes the installed pages; pairs with the acquire in `take` (E6).
         self.word.store(more.saturating_add(1), Store::Release);
@@ -89,7 +91,8 @@ impl<P: Platform> LeaseWord<P> {
     /// Refuses new leases and drops the initial one. Called under the notifier's
     /// lock, by the thread that makes it `Revoking`.
     pub(super) fn close(&self) {
-        // One step for both: sets CLOSED, which was clear, and takes one from the count, which was at least one.
+        // One step for both: sets CLOSED, which was clear, and takes one from the count, which was
+        // at least one.
         // ORDERING: none of its own (E9): the pages go to the revocation by the notifier's lock and
         // by `is_drained`.
         self.word.fetch_add(CLOSED.wrapping_sub(1), Rmw::Relaxed);
@@ -125,8 +128,8 @@ impl<P: Platform> LeaseWord<P> {
         }
     }
 
-    /// Returns whether the rest of a revocation was left to the last lease, which has not reached the
-    /// notifier's lock yet. Called under that lock.
+    /// Returns whether the rest of a revocation was left to the last lease, which has not reached
+    /// the notifier's lock yet. Called under that lock.
     pub(super) fn is_left_to_leases(&self) -> bool {
         self.word.load(Load::Relaxed) & QUARANTINED != 0
     }
@@ -164,8 +167,9 @@ pub(crate) mod sealed {
     pub trait Sealed {}
 }
 
-/// A counted or borrowed reference that always names the same object: `Ref<T, P>` or `&Ref<T, P>`. Only
-/// this crate implements it: one that answered differently each time would drop another object's lease.
+/// A counted or borrowed reference that always names the same object: `Ref<T, P>` or `&Ref<T, P>`.
+/// Only this crate implements it: one that answered differently each time would drop another
+/// object's lease.
 pub trait Holder<T: Subscriber<P>, P: Platform>: sealed::Sealed {
     /// Returns the reference.
     fn held(&self) -> &Ref<T, P>;
@@ -199,8 +203,8 @@ pub struct LeaseGuard<T: Subscriber<P>, P: Platform, R: Holder<T, P>> {
 }
 
 impl<P: Platform> Notifier<P> {
-    /// Takes a lease, if pages are installed and no revocation has begun. One read-modify-write when
-    /// nobody interferes.
+    /// Takes a lease, if pages are installed and no revocation has begun. One read-modify-write
+    /// when nobody interferes.
     ///
     /// Ordering: the holder sees what the commit installed; what the holder does happens before the
     /// revocation's unmap.
@@ -245,7 +249,8 @@ impl<T: Subscriber<P>, P: Platform, R: Holder<T, P>> LeaseGuard<T, P, R> {
     /// `object` refers to the same object.
     pub(crate) unsafe fn rehold<U: Holder<T, P>>(self, object: U) -> LeaseGuard<T, P, U> {
         let this = ManuallyDrop::new(self);
-        // SAFETY: `this` is not used again, and its own drop, which would drop the lease, does not run.
+        // SAFETY: `this` is not used again, and its own drop, which would drop the lease, does not
+        // run.
         drop(unsafe { core::ptr::read(&raw const this.object) });
         LeaseGuard { object, _of: PhantomData }
     }

@@ -1,5 +1,5 @@
-//! The invalidation protocol of one address space for one device. Knows [`Subscriber`], not the object
-//! behind it.
+//! The invalidation protocol of one address space for one device. Knows [`Subscriber`], not the
+//! object behind it.
 //!
 //! # States
 //!
@@ -29,9 +29,9 @@
 //! | 8 | a deadline passed, or the device is lost | `quarantine_for_leases`, `init` |
 //! | 9 | retried | `finish_quarantined` (the last lease), [`retry_quarantined`](Notifier::retry_quarantined) |
 //!
-//! All of it is guarded by the notifier's spinlock. No path of a revocation takes a mutex: the thread that
-//! moves an object to `Revoking` owns its revocation. An invalidation waits until nothing that overlaps is
-//! `Ready` or `Revoking`, whoever owns it.
+//! All of it is guarded by the notifier's spinlock. No path of a revocation takes a mutex: the
+//! thread that moves an object to `Revoking` owns its revocation. An invalidation waits until
+//! nothing that overlaps is `Ready` or `Revoking`, whoever owns it.
 //!
 //! # The files
 //!
@@ -79,10 +79,12 @@ use windows::{Overflow, Windows};
 pub enum Outcome {
     /// The device has stopped and the pages are released.
     Idle,
-    /// A deadline passed: a lease was still held, or the device had not stopped. The object is quarantined: its pages stay
-    /// pinned and belong to nobody else until the last lease is dropped or the revocation is tried again.
+    /// A deadline passed: a lease was still held, or the device had not stopped. The object is
+    /// quarantined: its pages stay pinned and belong to nobody else until the last lease is dropped
+    /// or the revocation is tried again.
     TimedOut,
-    /// The device is lost. The object is quarantined until [`Notifier::retry_quarantined`], after a reset.
+    /// The device is lost. The object is quarantined until [`Notifier::retry_quarantined`], after a
+    /// reset.
     DeviceLost,
 }
 
@@ -104,7 +106,8 @@ impl Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The object's pages were released: by an invalidation, an eviction, an export or the last put.
+    /// The object's pages were released: by an invalidation, an eviction, an export or the last
+    /// put.
     Revoked(AddrRange),
     /// The object was quarantined, and why: its pages stay pinned.
     Quarantined(AddrRange, Outcome),
@@ -112,11 +115,11 @@ pub enum Event {
     Finished(AddrRange),
 }
 
-/// One address space as one device sees it: the index of its objects, the open invalidation windows, and
-/// the waiting threads.
+/// One address space as one device sees it: the index of its objects, the open invalidation
+/// windows, and the waiting threads.
 ///
-/// Source: `struct i915_mmu_notifier`; the end of a window, the typed outcome and the lock-free start are
-/// ours.
+/// Source: `struct i915_mmu_notifier`; the end of a window, the typed outcome and the lock-free
+/// start are ours.
 ///
 /// ```
 /// use userptr::{AddrRange, Blockable, Notifier, Outcome, platforms::std::Std};
@@ -135,8 +138,8 @@ pub struct Notifier<P: Platform> {
     core: SpinLock<P, Core<P>>,
     windows: Windows<P>,
     hull: Hull<P>,
-    /// Invalidations, evictions and waiting acquires sleep here; woken when a state changes or a window
-    /// closes.
+    /// Invalidations, evictions and waiting acquires sleep here; woken when a state changes or a
+    /// window closes.
     changed: WaitQueue<P::Wait>,
     /// Where revocations run; `None`: in the thread that invalidates. Never a queue that pins
     /// ([rule 8](crate::docs::protocol#rule-8)).
@@ -144,7 +147,8 @@ pub struct Notifier<P: Platform> {
 }
 
 /// # Invariants
-/// `index` holds the node of every attachment whose state is not `Idle`, and no other; the hull covers it.
+/// `index` holds the node of every attachment whose state is not `Idle`, and no other; the hull
+/// covers it.
 struct Core<P: Platform> {
     index: Tree<P>,
     overflow: Overflow,
@@ -170,8 +174,8 @@ pub struct NotifierStats {
     pub dead: bool,
 }
 
-// SAFETY: `init` settles the lock and the wait. Nothing points to a notifier but counted references: the
-// registration with the address space, the record, and each object.
+// SAFETY: `init` settles the lock and the wait. Nothing points to a notifier but counted
+// references: the registration with the address space, the record, and each object.
 unsafe impl<P: Platform> RefCounted<P> for Notifier<P> {
     unsafe fn init(&self) {
         // SAFETY: called once, at the final address (caller).
@@ -203,8 +207,8 @@ impl<P: Platform> Notifier<P> {
         Ok(Ref::try_new(this)?)
     }
 
-    /// Returns whether revocations run on a queue. An address space whose notifying thread may not free
-    /// memory or wait for a device asks for one.
+    /// Returns whether revocations run on a queue. An address space whose notifying thread may not
+    /// free memory or wait for a device asks for one.
     #[must_use]
     pub fn has_queue(&self) -> bool {
         self.revokes.is_some()
@@ -235,12 +239,14 @@ impl<P: Platform> Notifier<P> {
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut Core<P>) -> R) -> R {
-        // SAFETY: settled by `Ref::try_new`. No section of this module enters another, sleeps, allocates or calls out.
+        // SAFETY: settled by `Ref::try_new`. No section of this module enters another, sleeps,
+        // allocates or calls out.
         unsafe { self.core.with(f) }
     }
 
     fn wake(&self) {
-        // SAFETY: settled; the caller's borrow keeps the notifier in place. Called with no lock held.
+        // SAFETY: settled; the caller's borrow keeps the notifier in place. Called with no lock
+        // held.
         unsafe { self.changed.wake_all() };
     }
 
@@ -260,7 +266,8 @@ impl<P: Platform> Core<P> {
     fn any(&self, range: AddrRange, mut f: impl FnMut(&Attachment<P>) -> bool) -> bool {
         let mut at = self.index.first(range);
         while let Some(node) = at {
-            // SAFETY: in the index, so its object is alive, though its count may be zero (invariant of `Attachment`).
+            // SAFETY: in the index, so its object is alive, though its count may be zero (invariant
+            // of `Attachment`).
             if f(unsafe { Attachment::of(node).as_ref() }) {
                 return true;
             }
@@ -270,13 +277,15 @@ impl<P: Platform> Core<P> {
         false
     }
 
-    /// Calls `f` for each attachment that overlaps. `f` may remove the one it is given from the index.
+    /// Calls `f` for each attachment that overlaps. `f` may remove the one it is given from the
+    /// index.
     fn each(&mut self, range: AddrRange, mut f: impl FnMut(&mut Self, &Attachment<P>)) {
         let mut at = self.index.first(range);
         while let Some(node) = at {
             // SAFETY: the node is in the index. Asked before `f`, which may take the node out.
             at = unsafe { self.index.next(node, range) };
-            // SAFETY: in the index, so its object is alive, though its count may be zero (invariant of `Attachment`).
+            // SAFETY: in the index, so its object is alive, though its count may be zero (invariant
+            // of `Attachment`).
             f(self, unsafe { Attachment::of(node).as_ref() });
         }
     }

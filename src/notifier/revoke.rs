@@ -1,6 +1,6 @@
-//! Revocations: inline, queued, by the last put, by an eviction, by the last lease. One sequence for all:
-//! drain the leases → device idle → unmap → unpin; then under the lock `Idle` and out of the index; wake;
-//! put, last.
+//! Revocations: inline, queued, by the last put, by an eviction, by the last lease. One sequence
+//! for all: drain the leases → device idle → unmap → unpin; then under the lock `Idle` and out of
+//! the index; wake; put, last.
 
 use super::attachment::{Attachment, Subscriber, nanos};
 use super::hull::Hull;
@@ -26,12 +26,13 @@ pub(super) fn run_or_queue<P: Platform>(notifier: &Notifier<P>, sub: Ref<dyn Sub
     if let Some(queue) = &notifier.revokes {
         let work = sub.attachment().work_ptr();
         let inner = Ref::leak(sub);
-        // SAFETY: the item is settled, and the count that was just leaked keeps it alive until it runs.
+        // SAFETY: the item is settled, and the count that was just leaked keeps it alive until it
+        // runs.
         if unsafe { queue.enqueue(work) } {
             return;
         }
-        // Refused. It cannot be pending, since it was attached (rule 9): the queue is shut down. The
-        // revocation is still owed.
+        // Refused. It cannot be pending, since it was attached (rule 9): the queue is shut down.
+        // The revocation is still owed.
         // SAFETY: refused, so the count is ours again.
         let _ = run(unsafe { Ref::adopt(inner) });
         return;
@@ -44,9 +45,9 @@ pub(super) fn run_or_queue<P: Platform>(notifier: &Notifier<P>, sub: Ref<dyn Sub
 /// # Safety
 /// Called by the queue, for an item that `run_or_queue` enqueued.
 pub(super) unsafe fn run_queued<P: Platform>(work: *const P::Work) {
-    // SAFETY: the item lies in an attachment whose object lives by the count that was leaked for this
-    // call; the back-pointer does not change while its revocation is owned, and the queue orders its
-    // last write before this.
+    // SAFETY: the item lies in an attachment whose object lives by the count that was leaked for
+    // this call; the back-pointer does not change while its revocation is owned, and the queue
+    // orders its last write before this.
     let sub = unsafe { (*Attachment::<P>::of_work(work)).object().map(|object| Ref::adopt(object)) };
     if let Some(sub) = sub {
         let _ = run(sub);
@@ -73,8 +74,10 @@ pub(super) enum Owner {
 /// The whole sequence. The object is `Revoking` and ours.
 fn drain_and_release<P: Platform>(sub: &dyn Subscriber<P>, owner: Owner) -> Outcome {
     let (notifier, attachment) = (sub.notifier(), sub.attachment());
-    // Wait for the holders first: the device is asked for idleness only when nobody can give it new work.
-    // SAFETY: the revocation is ours; the wait was settled with the attachment; no spinlock is held.
+    // Wait for the holders first: the device is asked for idleness only when nobody can give it new
+    // work.
+    // SAFETY: the revocation is ours; the wait was settled with the attachment; no spinlock is
+    // held.
     let drained =
         unsafe { attachment.drained.wait_until(attachment.time_left(), || attachment.leases.is_drained()) };
     if !drained && notifier.quarantine_for_leases(attachment, owner) {
@@ -87,7 +90,8 @@ fn drain_and_release<P: Platform>(sub: &dyn Subscriber<P>, owner: Owner) -> Outc
 
 /// The sequence after the leases are gone.
 fn release<P: Platform>(sub: &dyn Subscriber<P>, owner: Owner) -> Outcome {
-    // If the driver unwinds, the object is quarantined as that of a lost device: nobody waits forever.
+    // If the driver unwinds, the object is quarantined as that of a lost device: nobody waits
+    // forever.
     let unwound = Unwound { sub, owner };
     // SAFETY: the revocation is ours, and the leases are gone.
     let outcome = unsafe { sub.release(sub.attachment().time_left()) };
@@ -131,8 +135,8 @@ impl<P: Platform> Drop for Unwound<'_, P> {
     }
 }
 
-/// Ends a revocation that is the caller's without asking the driver, which has just unwound: the object is
-/// quarantined for its leases or, without any, as that of a lost device.
+/// Ends a revocation that is the caller's without asking the driver, which has just unwound: the
+/// object is quarantined for its leases or, without any, as that of a lost device.
 pub(super) fn give_up<P: Platform>(sub: &dyn Subscriber<P>, owner: Owner) {
     if sub.notifier().quarantine_for_leases(sub.attachment(), owner) {
         sub.notifier().wake();
@@ -174,7 +178,8 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    /// Quarantines an object whose revocation is the caller's. The quarantine takes a reference of its own.
+    /// Quarantines an object whose revocation is the caller's. The quarantine takes a reference of
+    /// its own.
     ///
     /// # Safety
     /// The lock is held and the revocation is the caller's.
@@ -185,8 +190,8 @@ impl<P: Platform> Core<P> {
             if let Some(object) = attachment.object() {
                 let count = object.as_ref().count();
                 if owner == Owner::LastPut {
-                    // One for the last put itself, which drops it when it learns of `LastPut::Revived`, or
-                    // when it unwinds.
+                    // One for the last put itself, which drops it when it learns of
+                    // `LastPut::Revived`, or when it unwinds.
                     count.revive();
                 }
                 count.get();
@@ -197,13 +202,13 @@ impl<P: Platform> Core<P> {
 }
 
 impl<P: Platform> Notifier<P> {
-    /// Quarantines a `Revoking` object because leases are still held. Returns `false` if the last one has
-    /// just been dropped; the caller then continues.
+    /// Quarantines a `Revoking` object because leases are still held. Returns `false` if the last
+    /// one has just been dropped; the caller then continues.
     fn quarantine_for_leases(&self, attachment: &Attachment<P>, owner: Owner) -> bool {
         self.with(|core| {
-            // One section for the mark in the lease word and the state: the holder who drops the last
-            // lease after the mark comes to this lock before it touches the object, so it finds the
-            // state (rule 23).
+            // One section for the mark in the lease word and the state: the holder who drops the
+            // last lease after the mark comes to this lock before it touches the object, so it
+            // finds the state (rule 23).
             let marked = attachment.leases.quarantine();
             if marked {
                 // SAFETY: the lock is held and the revocation is the caller's.
@@ -218,8 +223,8 @@ impl<P: Platform> Notifier<P> {
     pub(super) fn finish_quarantined(&self, attachment: &Attachment<P>) {
         let began = P::now();
         let sub = self.with(|_| {
-            // SAFETY: the lock is held. The mark in the lease word made this thread the only one to come
-            // here, and the quarantine's reference is now the revocation's.
+            // SAFETY: the lock is held. The mark in the lease word made this thread the only one to
+            // come here, and the quarantine's reference is now the revocation's.
             unsafe {
                 attachment.slot(|slot| slot.retry());
                 attachment.leases.reset();
@@ -234,8 +239,8 @@ impl<P: Platform> Notifier<P> {
         }
     }
 
-    /// Detaches an object whose count has reached zero; called from its `last_put`, which returns the
-    /// result.
+    /// Detaches an object whose count has reached zero; called from its `last_put`, which returns
+    /// the result.
     ///
     /// Pages that are installed are released here, in this thread, after the device stopped. The
     /// node leaves the index only after that, so an invalidation that comes meanwhile waits
@@ -256,8 +261,8 @@ impl<P: Platform> Notifier<P> {
                 }
             }
             State::Idle | State::Acquiring | State::Failed => LastPut::Drop,
-            // The owner of a revocation holds a count, and so does a quarantine: the count cannot be
-            // zero. Rather leak than free.
+            // The owner of a revocation holds a count, and so does a quarantine: the count cannot
+            // be zero. Rather leak than free.
             State::Revoking | State::Quarantined => {
                 debug_assert!(false, "the last put came while a revocation holds a reference");
                 LastPut::Leak
@@ -265,8 +270,8 @@ impl<P: Platform> Notifier<P> {
         }
     }
 
-    /// Detaches what has no pages, and makes a `Ready` object the caller's to revoke. Returns the state it
-    /// found.
+    /// Detaches what has no pages, and makes a `Ready` object the caller's to revoke. Returns the
+    /// state it found.
     fn claim(sub: &(impl Subscriber<P> + ?Sized)) -> State {
         let attachment = sub.attachment();
         let state = Self::with_notifier(sub, |notifier, core| {
@@ -290,11 +295,12 @@ impl<P: Platform> Notifier<P> {
         state
     }
 
-    /// Releases the pages of one object without a window: eviction, `put_pages`, an export. Waits for a
-    /// revocation that another thread owns. Supersedes an acquire in flight and forgets a failure.
+    /// Releases the pages of one object without a window: eviction, `put_pages`, an export. Waits
+    /// for a revocation that another thread owns. Supersedes an acquire in flight and forgets a
+    /// failure.
     ///
-    /// The [`Outcome`] says whether the pages are released. The caller must hold no lease on the object:
-    /// the revocation would wait for it until the deadline, and quarantine the object.
+    /// The [`Outcome`] says whether the pages are released. The caller must hold no lease on the
+    /// object: the revocation would wait for it until the deadline, and quarantine the object.
     pub fn revoke<T: Subscriber<P>>(sub: &Ref<T, P>) -> Outcome {
         let began = P::now();
         if Self::claim(&**sub) == State::Ready {

@@ -32,8 +32,8 @@ pub enum State {
 /// The state of one object, with what belongs to it.
 ///
 /// # Invariants
-/// Touched under the lock of the object's notifier only. The node is in that notifier's index exactly
-/// while `state` is not `Idle`, when no section of the lock is running.
+/// Touched under the lock of the object's notifier only. The node is in that notifier's index
+/// exactly while `state` is not `Idle`, when no section of the lock is running.
 pub(super) struct Slot<P: Platform> {
     state: State,
     /// Counts attaches; a commit must bring back the newest
@@ -121,7 +121,8 @@ impl<P: Platform> Slot<P> {
         TakeOut(())
     }
 
-    /// Transition 8, `Revoking -> Quarantined`: the pages stay pinned. The caller owned the revocation.
+    /// Transition 8, `Revoking -> Quarantined`: the pages stay pinned. The caller owned the
+    /// revocation.
     ///
     /// Owes: one reference to the object, which is the quarantine's.
     pub(super) fn quarantine(&mut self, outcome: Outcome) {
@@ -130,8 +131,8 @@ impl<P: Platform> Slot<P> {
         self.outcome = outcome;
     }
 
-    /// Transition 9, `Quarantined -> Revoking`. The caller owns the revocation from here on, and the
-    /// quarantine's reference with it.
+    /// Transition 9, `Quarantined -> Revoking`. The caller owns the revocation from here on, and
+    /// the quarantine's reference with it.
     pub(super) fn retry(&mut self) {
         debug_assert!(self.state == State::Quarantined);
         self.state = State::Revoking;

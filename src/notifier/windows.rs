@@ -1,8 +1,9 @@
 //! The open invalidation windows: a few lock-free slots, and behind them a count and a hull.
 //!
-//! A slot holds one window's range, so an attach is refused only by windows that really overlap it, an end without a start finds
-//! nothing to close, and a start that overlaps nothing needs no lock. When all slots are taken, further windows are kept the
-//! way KVM does: as a count and the hull of their ranges until the count is zero.
+//! A slot holds one window's range, so an attach is refused only by windows that really overlap it,
+//! an end without a start finds nothing to close, and a start that overlaps nothing needs no lock.
+//! When all slots are taken, further windows are kept the way KVM does: as a count and the hull of
+//! their ranges until the count is zero.
 //!
 //! ```text
 //!   slot word:  generation << 2 | FREE, WRITING or OPEN
@@ -23,9 +24,10 @@ const GENERATION: usize = 4;
 
 /// # Invariants
 /// * `start` and `last` are written only by the one who brought `word` to `WRITING`.
-/// * Whoever reads a word of a later generation than the one it looked at is ordered after the close of the one it looked at: the
-///   writer acquired that close with its claim, and hands it on with the word. So a torn read of a slot may be wrong about the
-///   range, and never about what came before.
+/// * Whoever reads a word of a later generation than the one it looked at is ordered after the
+///   close of the one it looked at: the writer acquired that close with its claim, and hands it on
+///   with the word. So a torn read of a slot may be wrong about the range, and never about what
+///   came before.
 struct Slot<P: Platform> {
     word: P::Usize,
     start: P::Usize,
@@ -46,7 +48,8 @@ impl<P: Platform> Windows<P> {
         self.slots.iter().take(P::WINDOWS)
     }
 
-    /// Records a window. `false`: no slot is free. The caller passes a full fence before it looks at the summary.
+    /// Records a window. `false`: no slot is free. The caller passes a full fence before it looks
+    /// at the summary.
     pub(super) fn open(&self, range: AddrRange) -> bool {
         for slot in self.slots() {
             let word = slot.word.load(Load::Relaxed);
@@ -79,8 +82,9 @@ impl<P: Platform> Windows<P> {
             if word & STATE != OPEN || slot.range() != (range.start(), range.last()) {
                 continue;
             }
-            // The generation in the word makes sure that it is still the window whose range was read: another end of an equal
-            // range may have closed it, and another start may have taken the slot.
+            // The generation in the word makes sure that it is still the window whose range was
+            // read: another end of an equal range may have closed it, and another start may have
+            // taken the slot.
             let freed = (word & !STATE).wrapping_add(GENERATION) | FREE;
             // ORDERING: everything the invalidation did happens before an attach that sees the slot
             // free (acquire in `overlaps`), or that reads the range of its next owner
@@ -94,7 +98,8 @@ impl<P: Platform> Windows<P> {
         false
     }
 
-    /// Whether an open window overlaps. Called under the notifier's lock; after an insert, with a full fence in between.
+    /// Whether an open window overlaps. Called under the notifier's lock; after an insert, with a
+    /// full fence in between.
     ///
     /// A slot that is being written is passed over: its owner has not passed its fence, so it will
     /// see what was inserted before ours ([rule 30](crate::docs::protocol#rule-30)).
@@ -110,9 +115,10 @@ impl<P: Platform> Windows<P> {
 }
 
 impl<P: Platform> Slot<P> {
-    /// The range of the generation whose word was read, or of a later one, or a mixture. Whoever passes the slot over because of it
-    /// has acquired what ended the window whose word was read: without that an attach does not see what the invalidation did, and
-    /// an end does not see where the other end of its range left a window for it.
+    /// The range of the generation whose word was read, or of a later one, or a mixture. Whoever
+    /// passes the slot over because of it has acquired what ended the window whose word was read:
+    /// without that an attach does not see what the invalidation did, and an end does not see where
+    /// the other end of its range left a window for it.
     fn range(&self) -> (usize, usize) {
         // ORDERING: pair with the stores in `open` (E13).
         (self.start.load(Load::Acquire), self.last.load(Load::Acquire))
@@ -136,7 +142,8 @@ impl Overflow {
     }
 
     pub(super) fn open(&mut self, range: AddrRange) {
-        // Saturates after 2^64 open windows: then they never close, which refuses attaches and nothing worse.
+        // Saturates after 2^64 open windows: then they never close, which refuses attaches and
+        // nothing worse.
         self.count = self.count.saturating_add(1);
         self.hull = Some(self.hull.map_or(range, |h| h.hull(range)));
     }
@@ -168,7 +175,8 @@ mod tests {
     use super::*;
     use crate::platforms::std::Std;
 
-    /// The generation of a slot passes the end of its word: an end still closes its own window and no other.
+    /// The generation of a slot passes the end of its word: an end still closes its own window and
+    /// no other.
     #[test]
     fn s24_a_slot_whose_generation_wraps() {
         let windows = Windows::<Std>::new();

@@ -346,13 +346,15 @@ impl<T: ?Sized + RefCounted<P>, P: Platform> Drop for Dying<T, P> {
     }
 }
 
-/// A `last_put` in progress. Dropped only if that unwinds, on platforms that can: if the object was revived,
-/// gives the put's reference back; if not, nobody knows how far it came, and it stays as it is for ever.
+/// A `last_put` in progress. Dropped only if that unwinds, on platforms that can: if the object was
+/// revived, gives the put's reference back; if not, nobody knows how far it came, and it stays as
+/// it is for ever.
 struct Unwound<T: ?Sized + RefCounted<P>, P: Platform>(NonNull<Inner<T, P>>);
 
 impl<T: ?Sized + RefCounted<P>, P: Platform> Drop for Unwound<T, P> {
     fn drop(&mut self) {
-        // SAFETY: live: nobody revived it and it is ours, or one count is ours (`LastPut::Revived`).
+        // SAFETY: live: nobody revived it and it is ours, or one count is ours
+        // (`LastPut::Revived`).
         let count = unsafe { &self.0.as_ref().count };
         if count.count() != 0 && count.put() {
             drop(Dying { ptr: self.0, _owns: PhantomData });

@@ -16,16 +16,18 @@ use crate::trace;
 use core::mem::ManuallyDrop;
 
 impl<D: Device> UserPtr<D> {
-    /// Takes a lease, now or not at all: pins what can be pinned without waiting, leaves the rest to a
-    /// worker, and never waits itself.
+    /// Takes a lease, now or not at all: pins what can be pinned without waiting, leaves the rest
+    /// to a worker, and never waits itself.
     ///
     /// # Errors
-    /// * [`Error::Again`]: an invalidation is in progress, another thread or a worker is pinning, or all
-    ///   workers are busy.
-    /// * [`Error::Fault`], [`Error::Unpinnable`]: the range is not memory that can be pinned. Sticky until
-    ///   the range is invalidated or [`reset`](Self::reset) is called. Address spaces report mappings that
-    ///   disappear, not mappings that appear: after mapping memory into a hole, call `reset`.
-    /// * [`Error::Gone`]: the address space has ended. [`Error::OtherSpace`]: the caller runs in another one.
+    /// * [`Error::Again`]: an invalidation is in progress, another thread or a worker is pinning,
+    ///   or all workers are busy.
+    /// * [`Error::Fault`], [`Error::Unpinnable`]: the range is not memory that can be pinned.
+    ///   Sticky until the range is invalidated or [`reset`](Self::reset) is called. Address spaces
+    ///   report mappings that disappear, not mappings that appear: after mapping memory into a
+    ///   hole, call `reset`.
+    /// * [`Error::Gone`]: the address space has ended. [`Error::OtherSpace`]: the caller runs in
+    ///   another one.
     /// * Others, once each, from the pin, the device or the allocator; a retry can work.
     ///
     /// Source: `i915_gem_userptr_get_pages`.
@@ -70,8 +72,8 @@ impl<D: Device> UserPtr<D> {
     /// The slow path of [`try_acquire`](Self::try_acquire): there were no pages a moment ago.
     fn acquire_slow(&self, current: Current) -> Result<Lease<'_, D>, Error> {
         let body = self.body();
-        // All that can be needed is allocated before anything is attached (rule 7), outside every lock
-        // (rule 27).
+        // All that can be needed is allocated before anything is attached (rule 7), outside every
+        // lock (rule 27).
         let pinned = Pinned::new(body)?;
         // From here on an invalidation of the range finds the object.
         let ticket = match Notifier::attach(body) {
@@ -81,8 +83,9 @@ impl<D: Device> UserPtr<D> {
             Err(error) => return Err(error.into()),
         };
         let acquiring = Acquiring::new(body, ticket);
-        // What the last worker could not do is reported once and forgotten (rule 15). Asked with the ticket
-        // in hand: it was left under the lock before this attach, and nobody can leave another.
+        // What the last worker could not do is reported once and forgotten (rule 15). Asked with
+        // the ticket in hand: it was left under the lock before this attach, and nobody can leave
+        // another.
         if let Some(error) = body.take_report() {
             return Err(error);
         }
@@ -108,10 +111,10 @@ impl<D: Device> UserPtr<D> {
     /// hold no lease and no lock ([rule 29](crate::docs::protocol#rule-29)).
     ///
     /// # Errors
-    /// As [`try_acquire`](Self::try_acquire), but instead of `Again`: [`Error::Busy`] when the retries are
-    /// used up, [`Error::TimedOut`] when one wait took longer than the device's deadline,
-    /// [`Error::Deadlock`] when the wait would be for a lease that this thread is known to hold,
-    /// [`Error::ShutDown`] when no worker can pin any more.
+    /// As [`try_acquire`](Self::try_acquire), but instead of `Again`: [`Error::Busy`] when the
+    /// retries are used up, [`Error::TimedOut`] when one wait took longer than the device's
+    /// deadline, [`Error::Deadlock`] when the wait would be for a lease that this thread is known
+    /// to hold, [`Error::ShutDown`] when no worker can pin any more.
     ///
     /// ```
     /// # use userptr::platforms::std::Std;
@@ -151,8 +154,8 @@ impl<D: Device> UserPtr<D> {
         Err(Error::Busy)
     }
 
-    /// As [`acquire`](Self::acquire), for work that outlives the caller: the lease has a handle of its own,
-    /// and may go to another thread.
+    /// As [`acquire`](Self::acquire), for work that outlives the caller: the lease has a handle of
+    /// its own, and may go to another thread.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
@@ -166,11 +169,12 @@ impl<D: Device> UserPtr<D> {
         guard.map(|guard| self.validate(Lease::new(guard))).transpose()
     }
 
-    /// Hands a lease out, unless the address space knows of a change that the notifier does not know of yet.
+    /// Hands a lease out, unless the address space knows of a change that the notifier does not
+    /// know of yet.
     ///
-    /// The order matters: lease, then the address space, then the lease word (E9). If the change was under
-    /// way when the lease was taken, either the address space still says so, or its invalidation has begun
-    /// since and has closed the word.
+    /// The order matters: lease, then the address space, then the lease word (E9). If the change
+    /// was under way when the lease was taken, either the address space still says so, or its
+    /// invalidation has begun since and has closed the word.
     fn validate<'a>(&self, lease: Lease<'a, D>) -> Result<Lease<'a, D>, Error> {
         let body = self.body();
         if let Some(registration) = body.watched_registration() {
@@ -181,9 +185,9 @@ impl<D: Device> UserPtr<D> {
         Ok(lease)
     }
 
-    /// Pins and installs in the caller's thread. `Ok(None)`: not everything can be pinned without waiting;
-    /// nothing is pinned, and the ticket is still to be used. An error leaves the ticket to the caller, too;
-    /// `Again` means that it was superseded.
+    /// Pins and installs in the caller's thread. `Ok(None)`: not everything can be pinned without
+    /// waiting; nothing is pinned, and the ticket is still to be used. An error leaves the ticket
+    /// to the caller, too; `Again` means that it was superseded.
     fn pin_here(mut pinned: Pinned<'_, D>, ticket: Ticket) -> Result<Option<()>, Error> {
         let body = pinned.owner();
         // The watch comes after the attach: a change between the two finds the object.
@@ -198,8 +202,8 @@ impl<D: Device> UserPtr<D> {
     }
 }
 
-/// Maps the pages for the device and commits. On an error nothing stays pinned or mapped, and the ticket is
-/// the caller's to abandon.
+/// Maps the pages for the device and commits. On an error nothing stays pinned or mapped, and the
+/// ticket is the caller's to abandon.
 pub(super) fn install<D: Device>(
     mut pinned: Pinned<'_, D>,
     ticket: Ticket,
@@ -207,25 +211,27 @@ pub(super) fn install<D: Device>(
 ) -> Result<(), Error> {
     let body = pinned.owner();
     let (space, device) = (body.record.space(), body.context.device());
-    // Segments, then the device's own mapping: both may allocate and sleep, and both can still be undone,
-    // since nobody has a lease.
+    // Segments, then the device's own mapping: both may allocate and sleep, and both can still be
+    // undone, since nobody has a lease.
     let Some(pages) = pinned.pages() else { return Err(Error::Again) };
     let frames = pages.iter().map(|page| space.frame(*page));
     let sg = SgTable::<PlatformOf<D>>::build(frames, body.context.limits().sg)?;
-    // SAFETY: they were pinned by this acquire, and are unpinned after the mapping was taken away: the
-    // object keeps them together (`Installed`). The device's use is what the object was registered for.
+    // SAFETY: they were pinned by this acquire, and are unpinned after the mapping was taken away:
+    // the object keeps them together (`Installed`). The device's use is what the object was
+    // registered for.
     let what = unsafe { Prepare::new(space, body.range().start(), pages, &sg, body.writable()) };
     let map = device.prepare(what)?;
     let Some(pages) = pinned.take() else { return Err(Error::Again) };
-    // Commit: one store under the notifier's lock. The closure owns what it installs until it runs; not
-    // run, it comes back.
+    // Commit: one store under the notifier's lock. The closure owns what it installs until it runs;
+    // not run, it comes back.
     let mut installed = Some(Installed { pages, sg, map });
-    // SAFETY: the closure moves a few words into the place that lease holders read. A lease that it leaves
-    // is adopted by the caller, `try_acquire`.
+    // SAFETY: the closure moves a few words into the place that lease holders read. A lease that it
+    // leaves is adopted by the caller, `try_acquire`.
     let committed = unsafe {
         Notifier::commit(body, ticket, lease, || {
             body.installed.with_mut(|slot| {
-                // Under the notifier's lock, `Acquiring` with our ticket: nobody else touches it (invariant).
+                // Under the notifier's lock, `Acquiring` with our ticket: nobody else touches it
+                // (invariant).
                 *slot = installed.take();
             });
         })
@@ -243,7 +249,8 @@ pub(super) fn install<D: Device>(
     }
 }
 
-/// An acquire in progress: dropping it gives the ticket back, on every path and when a driver unwinds.
+/// An acquire in progress: dropping it gives the ticket back, on every path and when a driver
+/// unwinds.
 pub(super) struct Acquiring<'a, D: Device> {
     body: &'a Ref<Body<D>, PlatformOf<D>>,
     ticket: Ticket,
@@ -264,8 +271,8 @@ impl<'a, D: Device> Acquiring<'a, D> {
         let _ = ManuallyDrop::new(self);
     }
 
-    /// Gives the acquire up; a sticky failure is remembered. If the ticket is current, also runs `report`
-    /// under the notifier's lock.
+    /// Gives the acquire up; a sticky failure is remembered. If the ticket is current, also runs
+    /// `report` under the notifier's lock.
     pub(super) fn abandon_with(self, sticky: bool, report: impl Fn()) {
         let this = ManuallyDrop::new(self);
         Notifier::abandon_with(this.body, this.ticket, sticky, report);

@@ -31,8 +31,9 @@ pub(super) type Word<D> = <PlatformOf<D> as Platform>::Usize;
 /// cannot name it, so they cannot call what only the core may call on a [`Subscriber`].
 ///
 /// # Invariants
-/// `installed` is written under the notifier's lock by a commit, taken by the owner of the revocation
-/// after the leases are gone, and read by lease holders and by the owner of the revocation.
+/// `installed` is written under the notifier's lock by a commit, taken by the owner of the
+/// revocation after the leases are gone, and read by lease holders and by the owner of the
+/// revocation.
 pub struct Body<D: Device> {
     pub(super) context: Context<D>,
     pub(super) record: MmRef<D::Space>,
@@ -86,17 +87,17 @@ unsafe impl<D: Device> RefCounted<PlatformOf<D>> for Body<D> {
     }
 }
 
-// SAFETY: the attachment is a field. The notifier changes once, from the context's to the record's, both
-// of which live as long as the object, and only while the object is detached under the old one's lock
-// (`Notifier::rehome`). `last_put` detaches.
+// SAFETY: the attachment is a field. The notifier changes once, from the context's to the record's,
+// both of which live as long as the object, and only while the object is detached under the old
+// one's lock (`Notifier::rehome`). `last_put` detaches.
 unsafe impl<D: Device> Subscriber<PlatformOf<D>> for Body<D> {
     fn attachment(&self) -> &Attachment<PlatformOf<D>> {
         &self.attachment
     }
 
     fn notifier(&self) -> &Notifier<PlatformOf<D>> {
-        // ORDERING: pairs with the release in `set_watched` (E15): what the old notifier's lock guarded is
-        // visible under the new one's.
+        // ORDERING: pairs with the release in `set_watched` (E15): what the old notifier's lock
+        // guarded is visible under the new one's.
         if self.watched.load(Load::Acquire) != 0 {
             if let Some(notifier) = self.record.existing_notifier() {
                 return notifier;
@@ -181,8 +182,8 @@ impl<D: Device> Body<D> {
 
     /// Runs under the old notifier's lock.
     pub(super) fn set_watched(&self) {
-        // ORDERING: releases what the old notifier's lock guarded; pairs with the acquire in `notifier`
-        // (E15).
+        // ORDERING: releases what the old notifier's lock guarded; pairs with the acquire in
+        // `notifier` (E15).
         self.watched.store(1, Store::Release);
     }
 
@@ -227,9 +228,9 @@ impl<D: Device> Body<D> {
         if self.is_watched() { self.record.registration() } else { None }
     }
 
-    /// Leaves the error of an acquire that is given up: one that sticks for everybody who finds the object
-    /// `Failed`, another, if `report`, for the next acquire. Runs under the notifier's lock, in the step that
-    /// gives the ticket up.
+    /// Leaves the error of an acquire that is given up: one that sticks for everybody who finds the
+    /// object `Failed`, another, if `report`, for the next acquire. Runs under the notifier's lock,
+    /// in the step that gives the ticket up.
     pub(super) fn leave(&self, error: Error, report: bool) {
         // Relaxed: the lock orders it.
         if error.is_sticky() {

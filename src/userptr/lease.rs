@@ -22,8 +22,8 @@ pub struct Mapped<'a, D: Device> {
     pub sg: &'a SgTable<PlatformOf<D>>,
 }
 
-/// The right to use an object's pages: while it lives they stay pinned and mapped, and an invalidation of
-/// the range waits.
+/// The right to use an object's pages: while it lives they stay pinned and mapped, and an
+/// invalidation of the range waits.
 ///
 /// While it holds a lease, a thread must not call a waiting acquire, take a page fault, take the
 /// address-space lock, or unmap the buffer ([rule 29](crate::docs::protocol#rule-29)). A lease kept
@@ -31,8 +31,8 @@ pub struct Mapped<'a, D: Device> {
 /// it; dropping the last lease of a quarantined object finishes the revocation and may sleep.
 /// Forgetting it leaks the pages, nothing worse.
 ///
-/// A [`Lease`] borrows its handle and stays in its thread; an [`OwnedLease`] has a handle of its own, for
-/// work that outlives the caller ([`into_owned`](Lease::into_owned)).
+/// A [`Lease`] borrows its handle and stays in its thread; an [`OwnedLease`] has a handle of its
+/// own, for work that outlives the caller ([`into_owned`](Lease::into_owned)).
 ///
 /// ```
 /// # use userptr::platforms::std::Std;
@@ -59,8 +59,8 @@ pub struct LeaseOf<D: Device, R: Handle<D>> {
     guard: LeaseGuard<Body<D>, PlatformOf<D>, R>,
 }
 
-/// A lease that borrows its object and is not `Send`. The platform records the holding thread; a call from
-/// that thread that would wait for this lease fails with `EDEADLK`.
+/// A lease that borrows its object and is not `Send`. The platform records the holding thread; a
+/// call from that thread that would wait for this lease fails with `EDEADLK`.
 pub type Lease<'a, D> = LeaseOf<D, Local<'a, D>>;
 /// A lease with a handle of its own, for work that outlives the caller.
 pub type OwnedLease<D> = LeaseOf<D, Own<D>>;
@@ -166,9 +166,9 @@ impl<D: Device, R: Handle<D>> LeaseOf<D, R> {
     /// Returns all that is mapped.
     pub fn mapped(&self) -> Mapped<'_, D> {
         let installed = self.guard.object().installed.with(|i| {
-            // SAFETY: a lease was taken from an open word, after the commit installed the pages, and the
-            // revocation takes them only after this lease is gone (invariant of `Body`): the place is
-            // full, and nobody writes it while `self` is borrowed.
+            // SAFETY: a lease was taken from an open word, after the commit installed the pages,
+            // and the revocation takes them only after this lease is gone (invariant of `Body`):
+            // the place is full, and nobody writes it while `self` is borrowed.
             unsafe { (*i).as_ref().unwrap_unchecked() }
         });
         Mapped { map: &installed.map, pages: &installed.pages, sg: &installed.sg }

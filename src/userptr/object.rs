@@ -18,7 +18,8 @@ use core::time::Duration;
 /// A registered range of an address space that a device uses: a counted handle, cheap to clone.
 ///
 /// The pages are pinned by the first [`acquire`](Self::acquire) and stay until an invalidation, an
-/// eviction or the drop of the last handle. A [`Lease`](super::Lease) keeps them for as long as it lives.
+/// eviction or the drop of the last handle. A [`Lease`](super::Lease) keeps them for as long as it
+/// lives.
 ///
 /// Made by [`Context::register`].
 ///
@@ -145,16 +146,16 @@ impl<D: Device> UserPtr<D> {
         self.body.is_watched()
     }
 
-    /// Says whether the content is still wanted when the pages are released. Unwanted pages are not marked
-    /// dirty: their content may be lost.
+    /// Says whether the content is still wanted when the pages are released. Unwanted pages are not
+    /// marked dirty: their content may be lost.
     ///
     /// Source: `I915_MADV_DONTNEED`.
     pub fn advise_wanted(&self, wanted: bool) {
         self.body.set_wanted(wanted);
     }
 
-    /// Releases the pages now, as an invalidation would: for eviction. The next acquire pins again. The
-    /// caller must hold no lease.
+    /// Releases the pages now, as an invalidation would: for eviction. The next acquire pins again.
+    /// The caller must hold no lease.
     ///
     /// # Errors
     /// [`Error::Deadlock`] if this thread is known to hold a lease on the object
@@ -169,14 +170,15 @@ impl<D: Device> UserPtr<D> {
         Notifier::revoke(&self.body).into_result()
     }
 
-    /// Forgets that the range was found not to be memory, so that the next acquire looks again. Returns
-    /// `false` if nothing was remembered.
+    /// Forgets that the range was found not to be memory, so that the next acquire looks again.
+    /// Returns `false` if nothing was remembered.
     pub fn reset(&self) -> bool {
         Notifier::reset_failed(&self.body)
     }
 
-    /// Checks whether every page of the range is memory that can be pinned: for callers who want the error
-    /// at creation. It acquires and drops the lease, so the pages stay pinned as after any acquire.
+    /// Checks whether every page of the range is memory that can be pinned: for callers who want
+    /// the error at creation. It acquires and drops the lease, so the pages stay pinned as after
+    /// any acquire.
     ///
     /// # Errors
     /// [`Error::Fault`] if the first, the last or any page between is not; those of
@@ -190,13 +192,14 @@ impl<D: Device> UserPtr<D> {
     /// Makes sure that invalidations reach an unsynchronised object before it is shared. Once is
     /// enough, twice is the same ([rule 21](crate::docs::protocol#rule-21)).
     ///
-    /// Pages that it has are revoked: they predate the watch and may be stale already. The next acquire
-    /// pins again. The caller must hold no lease.
+    /// Pages that it has are revoked: they predate the watch and may be stale already. The next
+    /// acquire pins again. The caller must hold no lease.
     ///
     /// # Errors
     /// [`Error::NoNotifications`] if the address space cannot notify, those of the registration,
-    /// [`Error::TimedOut`] or [`Error::DeviceLost`] if the pages cannot be revoked, [`Error::Busy`] if the
-    /// object kept being acquired, [`Error::Deadlock`] if this thread is known to hold a lease on it.
+    /// [`Error::TimedOut`] or [`Error::DeviceLost`] if the pages cannot be revoked, [`Error::Busy`]
+    /// if the object kept being acquired, [`Error::Deadlock`] if this thread is known to hold a
+    /// lease on it.
     ///
     /// Source: `i915_gem_userptr_dmabuf_export`.
     pub fn export(&self) -> Result<(), Error> {

@@ -13,10 +13,10 @@ impl<D: Device> Context<D> {
     /// Registers a range of `space` for the device. Pins nothing: the first
     /// [`acquire`](UserPtr::acquire) does.
     ///
-    /// Safe for memory that is foreign to this program ([`ForeignMemory`]): a kernel's user memory, a
-    /// simulated machine's. For memory of the program's own see
-    /// [`register_unchecked`](Self::register_unchecked), and the safe owners of the package of that address
-    /// space.
+    /// Safe for memory that is foreign to this program ([`ForeignMemory`]): a kernel's user memory,
+    /// a simulated machine's. For memory of the program's own see
+    /// [`register_unchecked`](Self::register_unchecked), and the safe owners of the package of that
+    /// address space.
     ///
     /// # Errors
     /// In this order, and nothing is left behind:
@@ -26,8 +26,8 @@ impl<D: Device> Context<D> {
     /// 4. [`Error::NotReadOnly`]: read-only, and the device cannot be told so.
     /// 5. [`Error::NoMemory`].
     /// 6. [`Error::Permission`]: unsynchronised without the privilege.
-    /// 7. [`Error::NoNotifications`]: synchronised, and the address space cannot notify; or what the
-    ///    registration gives.
+    /// 7. [`Error::NoNotifications`]: synchronised, and the address space cannot notify; or what
+    ///    the registration gives.
     ///
     /// Source: `i915_gem_userptr_ioctl`.
     ///
@@ -57,8 +57,8 @@ impl<D: Device> Context<D> {
         unsafe { self.register_unchecked(space, range, flags) }
     }
 
-    /// Registers memory of this program's own that the object owns from now on: it is dropped with the last
-    /// handle, after the device is off its pages. Its bytes are reached through
+    /// Registers memory of this program's own that the object owns from now on: it is dropped with
+    /// the last handle, after the device is off its pages. Its bytes are reached through
     /// [`UserPtr::memory`].
     ///
     /// # Errors
@@ -77,9 +77,9 @@ impl<D: Device> Context<D> {
         UserPtr::try_new_owning(self.clone(), record, range, flags, memory)
     }
 
-    /// As [`register`](Self::register), with the numbers as a caller of a system call gave them: also
-    /// refuses, in the reference's order, an unknown flag ([`Error::UnknownFlag`]), a size of zero
-    /// ([`Error::Empty`]) and a range that wraps ([`Error::Fault`]).
+    /// As [`register`](Self::register), with the numbers as a caller of a system call gave them:
+    /// also refuses, in the reference's order, an unknown flag ([`Error::UnknownFlag`]), a size of
+    /// zero ([`Error::Empty`]) and a range that wraps ([`Error::Fault`]).
     ///
     /// # Errors
     /// As above.
@@ -104,22 +104,24 @@ impl<D: Device> Context<D> {
         self.register(space, AddrRange::new(address, size)?, flags)
     }
 
-    /// As [`register`](Self::register), for any address space: also one whose memory is this program's own.
+    /// As [`register`](Self::register), for any address space: also one whose memory is this
+    /// program's own.
     ///
     /// # Errors
     /// As [`register`](Self::register).
     ///
     /// # Safety
-    /// From this call until the last handle and lease of the object is gone, the device may read the bytes
-    /// of the range, and without [`Flags::READ_ONLY`] write them, whenever a lease exists. So, as long as
-    /// the range is mapped:
-    /// * nothing in this program may hold a reference (`&T`, `&mut T`) to those bytes while a lease exists,
-    ///   unless all of it is `UnsafeCell` or atomic, or the device only reads and it is a shared reference;
-    /// * the bytes must have no owner that relies on their value: no allocator's free list, no `Vec<String>`,
-    ///   no stack.
+    /// From this call until the last handle and lease of the object is gone, the device may read
+    /// the bytes of the range, and without [`Flags::READ_ONLY`] write them, whenever a lease
+    /// exists. So, as long as the range is mapped:
+    /// * nothing in this program may hold a reference (`&T`, `&mut T`) to those bytes while a lease
+    ///   exists, unless all of it is `UnsafeCell` or atomic, or the device only reads and it is a
+    ///   shared reference;
+    /// * the bytes must have no owner that relies on their value: no allocator's free list, no
+    ///   `Vec<String>`, no stack.
     ///
-    /// When the range is unmapped, remapped or discarded the duty ends by itself: that is what this crate is
-    /// for.
+    /// When the range is unmapped, remapped or discarded the duty ends by itself: that is what this
+    /// crate is for.
     pub unsafe fn register_unchecked(
         &self,
         space: &D::Space,

@@ -1,8 +1,8 @@
 //! The slow path: a work item that pins, waiting as needed.
 //!
-//! The item belongs to the object, so there is at most one run at a time. It serves the ticket that is
-//! current when it begins: an acquire that finds the item pending already is served by that run, which has
-//! not begun.
+//! The item belongs to the object, so there is at most one run at a time. It serves the ticket that
+//! is current when it begins: an acquire that finds the item pending already is served by that run,
+//! which has not begun.
 
 use super::acquire::{Acquiring, install};
 use super::body::{Body, PIN, Pinned};
@@ -46,15 +46,16 @@ unsafe impl<D: Device> HasWork<PlatformOf<D>, PIN> for Body<D> {
             match pinned {
                 Ok(()) => acquiring.served(),
                 Err(error) => {
-                    // Only the newest ticket reports; a superseded worker has nothing to say (scenario 28).
-                    // In one step with giving the ticket up: stored later, it could come after the next
-                    // worker's success, and be reported for that.
+                    // Only the newest ticket reports; a superseded worker has nothing to say
+                    // (scenario 28). In one step with giving the ticket up: stored later, it could
+                    // come after the next worker's success, and be reported for that.
                     acquiring.abandon_with(error.is_sticky(), || this.leave(error, true));
                 }
             }
         }
         drop(place);
-        // The users were dropped in `pin`, outside every lock; this may be the object's last reference.
+        // The users were dropped in `pin`, outside every lock; this may be the object's last
+        // reference.
         drop(this);
     }
 }
@@ -102,8 +103,8 @@ fn pin_all<D: Device>(pinned: &mut Pinned<'_, D>, ticket: Ticket) -> Result<(), 
     let body = pinned.owner();
     let space = body.record.space();
     let shift = space.page_shift();
-    // The address space may have ended (scenario 49). The reference to its users lasts for this function,
-    // which holds no lock (rule 3).
+    // The address space may have ended (scenario 49). The reference to its users lasts for this
+    // function, which holds no lock (rule 3).
     let users = space.users().ok_or(Error::Gone)?;
     let total = body.page_count();
     while pinned.len() < total {

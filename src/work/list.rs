@@ -1,5 +1,5 @@
-//! What a [`SoftQueue`](super::SoftQueue) keeps under its lock: the list of its items, in turn, and a
-//! mark for each that is running.
+//! What a [`SoftQueue`](super::SoftQueue) keeps under its lock: the list of its items, in turn, and
+//! a mark for each that is running.
 
 use super::soft::SoftWork;
 use crate::platform::{Cell, Platform};

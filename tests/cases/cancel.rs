@@ -23,13 +23,15 @@ fn assert_all_quiet<P: Stage>(queue: &Queue<P>, home: &Home<P>, world: &World<P>
     assert_eq!(Ref::count(queue), 2, "references to the queue left");
 }
 
-/// The object is acquired again while its cancel's function still runs; the next start's cancel is accepted and runs again.
+/// The object is acquired again while its cancel's function still runs; the next start's cancel is
+/// accepted and runs again.
 pub fn reacquired_while_cancel_runs<P: Stage>() {
     let (queue, home, world, probe) = stage::<P>();
     assert!(Probe::acquire(&probe));
     let w = worker(&queue);
     for _ in 0..2 {
-        // Returns when the object is out of the index, which is before the end of the cancel's function.
+        // Returns when the object is out of the index, which is before the end of the cancel's
+        // function.
         invalidate(&home, &world, pages(0, 1), &probe);
         Probe::acquire(&probe);
         assert!(Probe::touch(&probe));
@@ -40,8 +42,8 @@ pub fn reacquired_while_cancel_runs<P: Stage>() {
     assert_all_quiet(&queue, &home, &world);
 }
 
-/// An acquire is superseded and the object acquired and revoked again at any point of it: at no attach is a cancel pending, which
-/// `attach` itself asserts.
+/// An acquire is superseded and the object acquired and revoked again at any point of it: at no
+/// attach is a cancel pending, which `attach` itself asserts.
 pub fn attached_and_pending<P: Stage>() {
     let (queue, home, world, probe) = stage::<P>();
     let t = {
@@ -61,7 +63,8 @@ pub fn attached_and_pending<P: Stage>() {
     assert_all_quiet(&queue, &home, &world);
 }
 
-/// The last reference goes while the cancel is queued, runs, or ends: it is released once, and a start that comes meanwhile waits.
+/// The last reference goes while the cancel is queued, runs, or ends: it is released once, and a
+/// start that comes meanwhile waits.
 pub fn last_put_in_queued_cancel<P: Stage>() {
     let (queue, home, world, probe) = stage::<P>();
     assert!(Probe::acquire(&probe));
@@ -77,7 +80,8 @@ pub fn last_put_in_queued_cancel<P: Stage>() {
     assert_all_quiet(&queue, &home, &world);
 }
 
-/// The queue is shut down while a start queues its cancel: it is drained, or refused and run by the start.
+/// The queue is shut down while a start queues its cancel: it is drained, or refused and run by the
+/// start.
 pub fn shut_down_against_start<P: Stage>() {
     let (queue, home, world, probe) = stage::<P>();
     assert!(Probe::acquire(&probe));

@@ -14,8 +14,8 @@ impl<P: Platform> AddressSpaceSide for Notifier<P> {
         Ok(self.invalidate_start(range, mode)?.finish())
     }
     fn end(&self, range: AddrRange) {
-        // SAFETY: the tests pair each end with a start of their own, but for those that look at what a stray
-        // end does: there no page table exists that could be stale.
+        // SAFETY: the tests pair each end with a start of their own, but for those that look at
+        // what a stray end does: there no page table exists that could be stale.
         unsafe { self.invalidate_end(range) }
     }
 }

@@ -15,7 +15,8 @@ fn stage<P: Stage>(deadline: Option<Duration>) -> (Home<P>, Arc<World<P>>, Probe
     (home, world, probe)
 }
 
-/// Two holders of an object whose cancel gave up: the last one finishes it, after everything that the other did.
+/// Two holders of an object whose cancel gave up: the last one finishes it, after everything that
+/// the other did.
 pub fn two_holders_past_the_deadline<P: Stage>() {
     let (home, world, probe) = stage::<P>(Some(Duration::ZERO));
     let holds = [0, 1].map(|_| Notifier::lease(probe.clone()).unwrap());
@@ -38,7 +39,8 @@ pub fn two_holders_past_the_deadline<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
-/// A device that is late again when its cancel is tried again, by two threads: one cancel, one reference, released once.
+/// A device that is late again when its cancel is tried again, by two threads: one cancel, one
+/// reference, released once.
 pub fn quarantined_twice<P: Stage>() {
     let (home, world, probe) = stage::<P>(None);
     world.set_stuck(true);
@@ -62,7 +64,8 @@ pub fn quarantined_twice<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
-/// A start that is begun and dropped does all that it would do if it were finished: its own cancels, and the wait for others'.
+/// A start that is begun and dropped does all that it would do if it were finished: its own
+/// cancels, and the wait for others'.
 pub fn dropped_start<P: Stage>() {
     let (home, world, probe) = stage::<P>(None);
     let t = {
@@ -83,7 +86,8 @@ pub fn dropped_start<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
-/// A start that may not wait is refused when no slot is free for its window: it leaves none behind the slots, either.
+/// A start that may not wait is refused when no slot is free for its window: it leaves none behind
+/// the slots, either.
 pub fn refused_without_a_slot<P: Stage>() {
     let (home, world, probe) = stage::<P>(None);
     (0..P::WINDOWS).for_each(|_| home.open_window(pages(9, 1)));
@@ -139,7 +143,8 @@ pub fn eviction_beside_a_neighbour_above<P: Stage>() {
     eviction_beside_a_neighbour::<P>(4);
 }
 
-/// An object is evicted, and its neighbour stays: a start over the object alone that takes no lock has the unpin behind it, too.
+/// An object is evicted, and its neighbour stays: a start over the object alone that takes no lock
+/// has the unpin behind it, too.
 fn eviction_beside_a_neighbour<P: Stage>(at: usize) {
     let (home, world) = (notifier::<P>(), World::new());
     let probe = Probe::new(&home, &world, pages(2, 1));

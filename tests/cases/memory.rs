@@ -1,4 +1,5 @@
-//! A whole host in small: memory that is watched, address spaces and a device on it, for the objects and the records.
+//! A whole host in small: memory that is watched, address spaces and a device on it, for the
+//! objects and the records.
 
 use super::Stage;
 use super::ext::AddressSpaceSide;
@@ -14,7 +15,8 @@ use userptr::{
 
 pub type Object<P> = UserPtr<Engine<P>>;
 
-/// What an address space is: one page-table generation, who is told of changes, and the changes under way.
+/// What an address space is: one page-table generation, who is told of changes, and the changes
+/// under way.
 pub struct Memory<P: Platform> {
     pub world: Arc<World<P>>,
     /// 0 once its last user is gone.
@@ -95,7 +97,8 @@ impl<P: Platform> Memory<P> {
         self.call(|told| told.windows.retain(|open| *open != range), |home| home.end(range));
     }
 
-    /// The same on a host that tells afterwards: who sees the change and asks, learns that not everybody was told of it.
+    /// The same on a host that tells afterwards: who sees the change and asks, learns that not
+    /// everybody was told of it.
     pub fn change_and_tell(&self, home: &Home<P>, range: AddrRange) {
         self.untold.store(1, Store::Relaxed);
         // The host's: with the one in `quiet`.

@@ -25,7 +25,8 @@ fn spawn_invalidate<P: Stage>(
     P::spawn(move || invalidate(&home, &world, range, &probe))
 }
 
-/// Nothing is attached: the start looks without the lock. Either it sees the attach, or the attach sees its window.
+/// Nothing is attached: the start looks without the lock. Either it sees the attach, or the attach
+/// sees its window.
 pub fn start_against_attach<P: Stage>() {
     let (home, world, probe) = stage::<P>();
     let t = spawn_invalidate(&home, &world, pages(0, 1), &probe);
@@ -36,7 +37,8 @@ pub fn start_against_attach<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
-/// Pages are there or not, leases are taken, the object is acquired again: whenever a lease is had, its pages are fresh.
+/// Pages are there or not, leases are taken, the object is acquired again: whenever a lease is had,
+/// its pages are fresh.
 pub fn invalidate_against_acquire<P: Stage>() {
     let (home, world, probe) = stage::<P>();
     assert!(Probe::acquire(&probe));
@@ -211,7 +213,8 @@ pub fn partly_overlapping<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
-/// An acquire that was superseded commits after another acquire attached: its pin is stale and must be dropped.
+/// An acquire that was superseded commits after another acquire attached: its pin is stale and must
+/// be dropped.
 pub fn old_ticket<P: Stage>() {
     let (home, world, probe) = stage::<P>();
     let t = spawn_start_zap_end(&home, &world, pages(0, 1));
@@ -255,7 +258,8 @@ pub fn foreign_ticket<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
-/// The deadline expires wherever it can: the outcome is typed, the pages stay while the lease lives, and its drop finishes.
+/// The deadline expires wherever it can: the outcome is typed, the pages stay while the lease
+/// lives, and its drop finishes.
 pub fn lease_past_deadline<P: Stage>() {
     let (home, world) = (notifier::<P>(), World::new());
     let probe = Probe::with_deadline(&home, &world, pages(0, 1), Some(Duration::from_millis(1)));
@@ -334,7 +338,8 @@ pub fn non_blockable<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
-/// A cancel without a window while two windows are open: nothing gets in before the last end, nothing is released twice.
+/// A cancel without a window while two windows are open: nothing gets in before the last end,
+/// nothing is released twice.
 pub fn evict_with_two_windows<P: Stage>() {
     let (home, world, probe) = stage::<P>();
     assert!(Probe::acquire(&probe));
@@ -350,7 +355,8 @@ pub fn evict_with_two_windows<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
-/// Two objects, a start over one and a start over both: the second returns when both are released, whoever owns them.
+/// Two objects, a start over one and a start over both: the second returns when both are released,
+/// whoever owns them.
 pub fn start_over_two_owners<P: Stage>() {
     let (home, world) = (notifier::<P>(), World::new());
     // The second one's memory is not what changes.
@@ -368,7 +374,8 @@ pub fn start_over_two_owners<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
-/// An end without a start, of a range that is no window's, changes nothing: with the slots free, and with all of them taken.
+/// An end without a start, of a range that is no window's, changes nothing: with the slots free,
+/// and with all of them taken.
 pub fn stray_end<P: Stage>() {
     let (home, world, probe) = stage::<P>();
     let slots = P::WINDOWS;
@@ -390,7 +397,8 @@ pub fn stray_end<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
-/// A device that did not stop in time is reset and tried again while a start comes: one cancel, and the start's outcome is true.
+/// A device that did not stop in time is reset and tried again while a start comes: one cancel, and
+/// the start's outcome is true.
 pub fn retry_against_start<P: Stage>() {
     let (home, world, probe) = stage::<P>();
     assert!(Probe::acquire(&probe));
@@ -421,8 +429,8 @@ pub fn retry_against_start<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
-/// A release whose device does not stop keeps the object, while the device is reset and tried again: whoever gives back the last
-/// count frees it, once.
+/// A release whose device does not stop keeps the object, while the device is reset and tried
+/// again: whoever gives back the last count frees it, once.
 pub fn kept_release_against_retry<P: Stage>() {
     let (home, world, probe) = stage::<P>();
     assert!(Probe::acquire(&probe));

@@ -33,7 +33,8 @@ pub fn acquire_against_invalidate<P: Stage>() {
     machine.assert_quiet();
 }
 
-/// The notifier is registered while a change is under way: it refuses until the end, and nothing stale is installed.
+/// The notifier is registered while a change is under way: it refuses until the end, and nothing
+/// stale is installed.
 pub fn register_during_window<P: Stage>() {
     let machine = Machine::<P>::new(Current::This, 1, false);
     let t = spawn_change(&machine, 0);
@@ -45,7 +46,8 @@ pub fn register_during_window<P: Stage>() {
     machine.assert_quiet();
 }
 
-/// A start comes while a worker pins: what it pinned is dropped or released, and a later acquire is served.
+/// A start comes while a worker pins: what it pinned is dropped or released, and a later acquire is
+/// served.
 pub fn cancel_while_a_worker_pins<P: Stage>() {
     let machine = Machine::<P>::new(Current::None, 1, false);
     let object = machine.object(0, Flags::NONE);
@@ -60,7 +62,8 @@ pub fn cancel_while_a_worker_pins<P: Stage>() {
     machine.assert_quiet();
 }
 
-/// The object is acquired again while the worker of the superseded acquire is queued, pins or ends: the newest ticket is served.
+/// The object is acquired again while the worker of the superseded acquire is queued, pins or ends:
+/// the newest ticket is served.
 pub fn superseded_worker<P: Stage>() {
     let machine = Machine::<P>::new(Current::None, 2, false);
     let object = machine.object(0, Flags::NONE);
@@ -132,7 +135,8 @@ pub fn worker_limit<P: Stage>() {
     machine.assert_quiet();
 }
 
-/// A worker fails while the object is acquired again: its error is told once, and never after a later success.
+/// A worker fails while the object is acquired again: its error is told once, and never after a
+/// later success.
 pub fn report_against_acquire<P: Stage>() {
     let machine = Machine::<P>::new(Current::None, 2, false);
     let object = machine.object(0, Flags::NONE);
@@ -178,7 +182,8 @@ pub fn last_reference_in_worker<P: Stage>() {
     machine.assert_quiet();
 }
 
-/// An unsynchronised object is exported while it is acquired: whatever it has afterwards, an invalidation reaches.
+/// An unsynchronised object is exported while it is acquired: whatever it has afterwards, an
+/// invalidation reaches.
 pub fn export_against_acquire<P: Stage>() {
     let machine = Machine::<P>::new(Current::This, 1, false);
     let object = machine.object(0, Flags::UNSYNCHRONIZED);
@@ -193,8 +198,8 @@ pub fn export_against_acquire<P: Stage>() {
     machine.assert_quiet();
 }
 
-/// An object that has pages is exported while somebody uses them: they are released first, and an invalidation reaches what comes
-/// after.
+/// An object that has pages is exported while somebody uses them: they are released first, and an
+/// invalidation reaches what comes after.
 pub fn export_of_a_ready_object<P: Stage>() {
     let machine = Machine::<P>::new(Current::This, 1, false);
     let object = machine.object(0, Flags::UNSYNCHRONIZED);
@@ -210,8 +215,9 @@ pub fn export_of_a_ready_object<P: Stage>() {
     machine.assert_quiet();
 }
 
-/// The host tells of a change after it was made. Who has seen the change gets no lease on what was there before: either the host says
-/// that it has not told everybody, or it has, and the word is closed.
+/// The host tells of a change after it was made. Who has seen the change gets no lease on what was
+/// there before: either the host says that it has not told everybody, or it has, and the word is
+/// closed.
 pub fn told_after_the_change<P: Stage>() {
     let machine = Machine::<P>::told_afterwards(Current::This);
     let object = machine.object(0, Flags::NONE);

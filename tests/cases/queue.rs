@@ -25,7 +25,8 @@ pub struct Job<P: Stage> {
     data: P::Cell<usize>,
     /// Plain bookkeeping.
     pub runs: AtomicUsize,
-    /// Written, relaxed, by an enqueuer; what the last run saw of it. `None`: not looked at, and no step of the model.
+    /// Written, relaxed, by an enqueuer; what the last run saw of it. `None`: not looked at, and no
+    /// step of the model.
     flag: Option<P::Usize>,
     saw: AtomicUsize,
 }
@@ -44,7 +45,8 @@ unsafe impl<P: Stage> RefCounted<P> for Job<P> {
 unsafe impl<P: Stage> HasWork<P> for Job<P> {
     has_work!(work: Work<Job<P>, P>);
     fn run(this: Ref<Self, P>) {
-        // An exclusive access: a checker reports two runs at once, and a run that is not ordered after its enqueue.
+        // An exclusive access: a checker reports two runs at once, and a run that is not ordered
+        // after its enqueue.
         // SAFETY: one run at a time: the checker looks.
         this.data.with_mut(|d| unsafe { *d += 1 });
         this.runs.fetch_add(1, Ordering::Relaxed);
@@ -112,8 +114,8 @@ pub fn flush_one_worker<P: Stage>() {
     quiet(&queue, &[&job]);
 }
 
-/// The last handle of a shared queue is dropped while its item is queued or runs, and by nobody who shuts anything down: the item runs,
-/// and the worker leaves.
+/// The last handle of a shared queue is dropped while its item is queued or runs, and by nobody who
+/// shuts anything down: the item runs, and the worker leaves.
 pub fn last_handle<P: Stage>() {
     let (queue, job) = (queue::<P>(), job::<P>());
     let inner = queue.queue().clone();
@@ -225,7 +227,8 @@ pub fn cancel_against_run<P: Stage>() {
     quiet(&queue, &[&job]);
 }
 
-/// Two threads queue the same item. Whoever is refused was told that a run will serve it: a flush waits for that run.
+/// Two threads queue the same item. Whoever is refused was told that a run will serve it: a flush
+/// waits for that run.
 pub fn refused_enqueue_and_flush<P: Stage>() {
     let (queue, job) = (queue::<P>(), job::<P>());
     let t = {
@@ -288,7 +291,8 @@ pub fn cancel_beside_a_flush<P: Stage>() {
     quiet(&queue, &[&job]);
 }
 
-/// An item that is queued again while it runs keeps its queue from being left, and nobody turns round waiting for it.
+/// An item that is queued again while it runs keeps its queue from being left, and nobody turns
+/// round waiting for it.
 pub fn shut_down_with_an_item_queued_again<P: Stage>() {
     let (queue, job) = (queue::<P>(), job::<P>());
     assert!(enqueue(&queue, job.clone()).is_ok());
@@ -303,8 +307,9 @@ pub fn shut_down_with_an_item_queued_again<P: Stage>() {
     quiet(&queue, &[&job]);
 }
 
-/// An item runs on one queue and is then queued on another by somebody else, which is refused while it is pending there: its links
-/// are handed on, and the run sees what the refused one wrote before.
+/// An item runs on one queue and is then queued on another by somebody else, which is refused while
+/// it is pending there: its links are handed on, and the run sees what the refused one wrote
+/// before.
 pub fn item_changes_queues<P: Stage>() {
     let queues = [queue::<P>(), queue::<P>()];
     let job = flagged::<P>(Some(P::Usize::new(0)));

@@ -25,7 +25,8 @@ pub fn find_against_last_put<P: Stage>() {
     machine.assert_quiet();
 }
 
-/// Two threads want the notifier: both get the same, and it is registered by then; the loser's is not, in the end.
+/// Two threads want the notifier: both get the same, and it is registered by then; the loser's is
+/// not, in the end.
 pub fn notifier_published_once<P: Stage>() {
     let machine = Machine::<P>::new(Current::This, 1, false);
     let record = machine.record();
@@ -45,7 +46,8 @@ pub fn notifier_published_once<P: Stage>() {
     machine.assert_quiet();
 }
 
-/// The record is given back while a callback runs in its notifier: the release waits for it, then unregisters.
+/// The record is given back while a callback runs in its notifier: the release waits for it, then
+/// unregisters.
 pub fn unregister_against_callback<P: Stage>() {
     let machine = Machine::<P>::new(Current::This, 1, false);
     let record = machine.record();
@@ -60,7 +62,8 @@ pub fn unregister_against_callback<P: Stage>() {
     machine.assert_quiet();
 }
 
-/// A queued cancel drops the last reference to the object, and with it the record's; the record's release waits for the cancel.
+/// A queued cancel drops the last reference to the object, and with it the record's; the record's
+/// release waits for the cancel.
 pub fn last_record_in_queued_cancel<P: Stage>() {
     let machine = Machine::<P>::new(Current::This, 1, true);
     let object = machine.object(0, Flags::NONE);

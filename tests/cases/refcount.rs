@@ -43,7 +43,8 @@ struct Table<P: Platform> {
     edge: SpinLock<P, bool>,
     entry: Entry<P>,
 }
-// SAFETY: `data` is written by the release only, after the edge is cut under the lock: the checker looks.
+// SAFETY: `data` is written by the release only, after the edge is cut under the lock: the checker
+// looks.
 unsafe impl<P: Platform> Send for Table<P> {}
 // SAFETY: as above.
 unsafe impl<P: Platform> Sync for Table<P> {}

@@ -1,4 +1,5 @@
-//! What the protocol plays on: an address space with one page-table generation, and objects that pin it.
+//! What the protocol plays on: an address space with one page-table generation, and objects that
+//! pin it.
 
 use super::Stage;
 use super::ext::AddressSpaceSide;
@@ -36,14 +37,16 @@ pub fn pass(time: Duration) {
 /// The most changes of a mapping in one execution, and one.
 const GENERATIONS: usize = 8;
 
-/// The page table of one address space: a generation that every change of a mapping moves on, and one page frame per generation.
-/// Shared by an `Arc` of the standard library, which is no step of a model.
+/// The page table of one address space: a generation that every change of a mapping moves on, and
+/// one page frame per generation. Shared by an `Arc` of the standard library, which is no step of a
+/// model.
 ///
-/// It orders nothing: whatever a walk has to see, and whoever may use a frame, the core has to order. Real page tables are read
-/// without a lock, too.
+/// It orders nothing: whatever a walk has to see, and whoever may use a frame, the core has to
+/// order. Real page tables are read without a lock, too.
 pub struct World<P: Platform> {
     generation: P::Usize,
-    /// What a generation maps. Whoever maps one anew takes its frame; from there on nobody may use it.
+    /// What a generation maps. Whoever maps one anew takes its frame; from there on nobody may use
+    /// it.
     frames: [P::Cell<bool>; GENERATIONS],
     /// Pins in existence. Bookkeeping only: not a step of a model.
     pins: AtomicUsize,
@@ -76,7 +79,8 @@ impl<P: Platform> World<P> {
         Arc::new(Self { generation, frames, pins: AtomicUsize::new(0), stuck, unwinding, events, timeouts })
     }
 
-    /// The generation that a walk of the page table finds: the newest that is ordered before, or any later one.
+    /// The generation that a walk of the page table finds: the newest that is ordered before, or
+    /// any later one.
     pub fn walk(&self) -> usize {
         self.generation.load(Load::Relaxed)
     }
@@ -97,8 +101,9 @@ impl<P: Platform> World<P> {
         self.frames[old].with_mut(|mapped| unsafe { *mapped = false });
     }
 
-    /// Uses the frame of a generation, as the processor or the device does. It must be the one that is mapped now: a
-    /// read-modify-write finds the last value that was written, and orders nothing.
+    /// Uses the frame of a generation, as the processor or the device does. It must be the one that
+    /// is mapped now: a read-modify-write finds the last value that was written, and orders
+    /// nothing.
     pub fn use_frame(&self, seen: usize) {
         if std::thread::panicking() {
             // A failed body releases what it has: one complaint is enough.
@@ -108,7 +113,8 @@ impl<P: Platform> World<P> {
         self.use_old_frame(seen);
     }
 
-    /// The same where the page table may have changed already, and the frame is not yet anybody else's.
+    /// The same where the page table may have changed already, and the frame is not yet anybody
+    /// else's.
     pub fn use_old_frame(&self, seen: usize) {
         // SAFETY: whoever maps the generation anew waits for us: the checker looks.
         self.frames[seen].with(|mapped| unsafe { assert!(*mapped, "used after the mapping changed") });

@@ -1,4 +1,5 @@
-//! Drivers that unwind, deadlines, tickets and reports: what one thread does, so nothing here is a race.
+//! Drivers that unwind, deadlines, tickets and reports: what one thread does, so nothing here is a
+//! race.
 
 use super::Stage;
 use super::ext::AddressSpaceSide;
@@ -36,7 +37,8 @@ fn mend<P: Stage>(home: &Home<P>, world: &World<P>, probes: Vec<ProbeRef<P>>, qu
     assert_quiet(home, world);
 }
 
-/// Two objects in one invalidation, of a driver that always unwinds: it is asked once, both are quarantined, nobody waits for them.
+/// Two objects in one invalidation, of a driver that always unwinds: it is asked once, both are
+/// quarantined, nobody waits for them.
 pub fn unwinds_in_an_invalidation<P: Stage>() {
     for calls in [STOP, RELEASE, STOP | RELEASE] {
         let (home, world, probes) = stage::<P>(2, None);
@@ -54,7 +56,8 @@ pub fn unwinds_in_an_invalidation<P: Stage>() {
     }
 }
 
-/// A change under the guard, whose driver unwinds while it is waited for: its window does not stay open.
+/// A change under the guard, whose driver unwinds while it is waited for: its window does not stay
+/// open.
 pub fn unwinds_in_a_guarded_invalidation<P: Stage>() {
     let (home, world, probes) = stage::<P>(1, None);
     world.set_unwinding(RELEASE);
@@ -76,7 +79,8 @@ pub fn unwinds_in_an_eviction<P: Stage>() {
     }
 }
 
-/// A last put whose driver unwinds: the quarantine has the only reference, and gives the object's memory back.
+/// A last put whose driver unwinds: the quarantine has the only reference, and gives the object's
+/// memory back.
 pub fn unwinds_in_the_last_put<P: Stage>() {
     for calls in [STOP, RELEASE] {
         let (home, world, probes) = stage::<P>(1, None);
@@ -86,7 +90,8 @@ pub fn unwinds_in_the_last_put<P: Stage>() {
     }
 }
 
-/// A driver that unwinds while the pages are still held: the last lease finishes it, and each step is reported.
+/// A driver that unwinds while the pages are still held: the last lease finishes it, and each step
+/// is reported.
 pub fn unwinds_under_a_lease<P: Stage>() {
     let (home, world, probes) = stage::<P>(1, None);
     let lease = Notifier::lease(&probes[0]).unwrap();
@@ -120,8 +125,8 @@ pub fn reports_once<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
-/// A driver that unwinds while it maps the pages, in the caller or in a worker: the ticket, the worker's place and the pins are given
-/// back, and a later acquire is served.
+/// A driver that unwinds while it maps the pages, in the caller or in a worker: the ticket, the
+/// worker's place and the pins are given back, and a later acquire is served.
 pub fn unwinds_in_prepare<P: Stage>() {
     for caller in [Current::This, Current::None] {
         let machine = Machine::<P>::new(caller, 1, false);
@@ -150,8 +155,8 @@ pub fn unwinds_in_prepare<P: Stage>() {
     }
 }
 
-/// Ten objects of a device that hangs cost one deadline: the first gets all of it, each of the others is asked once without waiting.
-/// On a platform whose clock is [`now`].
+/// Ten objects of a device that hangs cost one deadline: the first gets all of it, each of the
+/// others is asked once without waiting. On a platform whose clock is [`now`].
 #[allow(dead_code, reason = "Miri's platform has a clock of its own")]
 pub fn one_deadline<P: Stage>() {
     let deadline = Duration::from_millis(100);

@@ -1,4 +1,5 @@
-//! Who waits, and who wakes them. A wake-up that is missing leaves the waiter asleep: a checker reports the deadlock.
+//! Who waits, and who wakes them. A wake-up that is missing leaves the waiter asleep: a checker
+//! reports the deadlock.
 
 use super::Stage;
 use super::ext::AddressSpaceSide;
@@ -15,8 +16,8 @@ fn stage<P: Stage>() -> (Home<P>, Arc<World<P>>, ProbeRef<P>) {
     (home, world, probe)
 }
 
-/// Waits until the object can be attached, which it can then, unless what the other thread does had not begun. Returns how often
-/// it waited.
+/// Waits until the object can be attached, which it can then, unless what the other thread does had
+/// not begun. Returns how often it waited.
 fn acquired<P: Stage>(probe: &ProbeRef<P>) -> usize {
     let mut waits = 0;
     while !Probe::acquire(probe) {
@@ -118,7 +119,8 @@ pub fn wait_for_a_cancel<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
-/// For a cancel that gives up: the waiter learns that there is nothing to wait for. The device is late, or a lease.
+/// For a cancel that gives up: the waiter learns that there is nothing to wait for. The device is
+/// late, or a lease.
 pub fn wait_for_a_quarantine<P: Stage>() {
     for late in [false, true] {
         let (home, world) = (notifier::<P>(), World::new());
@@ -159,7 +161,8 @@ pub fn wait_for_an_exit<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
-/// For an exit while a window keeps the object out: nothing is attached that it could supersede, and the window's end may never come.
+/// For an exit while a window keeps the object out: nothing is attached that it could supersede,
+/// and the window's end may never come.
 pub fn wait_for_an_exit_in_a_window<P: Stage>() {
     let (home, world, probe) = stage::<P>();
     home.open_window(pages(0, 1));
@@ -175,8 +178,8 @@ pub fn wait_for_an_exit_in_a_window<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
-/// For an export, which moves the object away from where the waiter sleeps, and supersedes what was begun there after the export had
-/// looked.
+/// For an export, which moves the object away from where the waiter sleeps, and supersedes what was
+/// begun there after the export had looked.
 pub fn wait_for_an_export<P: Stage>() {
     let machine = Machine::<P>::new(Current::None, 1, false);
     let object = machine.object(0, Flags::UNSYNCHRONIZED);
@@ -221,7 +224,8 @@ pub fn acquire_waits_for_a_place<P: Stage>() {
     machine.assert_quiet();
 }
 
-/// And for the end of a change of the mapping, before which it finds nothing and after which it finds fresh pages.
+/// And for the end of a change of the mapping, before which it finds nothing and after which it
+/// finds fresh pages.
 pub fn acquire_waits_for_a_change<P: Stage>() {
     let machine = Machine::<P>::new(Current::This, 1, false);
     let object = machine.object(0, Flags::NONE);

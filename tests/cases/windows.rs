@@ -20,8 +20,9 @@ pub fn attach_beside_a_window_below<P: Stage>() {
     attach_beside_a_window::<P>(8, 0, |_| ());
 }
 
-/// A window over the object closes and its slot is taken for a range elsewhere, while the object is acquired, which comes after
-/// `pause`, with the window still open perhaps: an attach that is let through sees what the invalidation did, though it may read the slot's word from before and its
+/// A window over the object closes and its slot is taken for a range elsewhere, while the object is
+/// acquired, which comes after `pause`, with the window still open perhaps: an attach that is let
+/// through sees what the invalidation did, though it may read the slot's word from before and its
 /// range from after.
 pub fn attach_beside_a_window<P: Stage>(at: usize, elsewhere: usize, pause: impl FnOnce(&Step)) {
     let (home, world) = (notifier::<P>(), World::new());
@@ -47,7 +48,8 @@ pub fn attach_beside_a_window<P: Stage>(at: usize, elsewhere: usize, pause: impl
     assert_quiet(&home, &world);
 }
 
-/// As above, with the slot taken by a third thread: that one has only its claim to order it after the end.
+/// As above, with the slot taken by a third thread: that one has only its claim to order it after
+/// the end.
 pub fn attach_beside_a_strangers_window<P: Stage>() {
     let (home, world) = (notifier::<P>(), World::new());
     let probe = Probe::new(&home, &world, pages(0, 1));
@@ -73,8 +75,8 @@ pub fn attach_beside_a_strangers_window<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
-/// An end beside a start that takes a slot which held a window of the end's range before: it closes its own window, and not the
-/// stranger's.
+/// An end beside a start that takes a slot which held a window of the end's range before: it closes
+/// its own window, and not the stranger's.
 pub fn end_beside_a_start_in_an_old_slot<P: Stage>() {
     let (home, world) = (notifier::<P>(), World::<P>::new());
     for _ in 0..P::WINDOWS {
@@ -100,8 +102,9 @@ pub fn two_ends_and_a_third_window<P: Stage>() {
     two_ends_beside_a_window::<P>(|_| ());
 }
 
-/// Two windows of one range. One end takes the slot of the other's start, and that slot is taken for a range elsewhere before the
-/// other end, which comes after `pause`: that one finds the second window, wherever it lies. None is lost.
+/// Two windows of one range. One end takes the slot of the other's start, and that slot is taken
+/// for a range elsewhere before the other end, which comes after `pause`: that one finds the second
+/// window, wherever it lies. None is lost.
 pub fn two_ends_beside_a_window<P: Stage>(pause: impl FnOnce(&Step) + Send + 'static) {
     let (home, world) = (notifier::<P>(), World::<P>::new());
     assert_eq!(home.invalidate_and_wait(pages(0, 1), Blockable::Yes).unwrap(), Outcome::Idle);

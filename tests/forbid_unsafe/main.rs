@@ -1,6 +1,7 @@
-//! A program without `unsafe` that uses every safe function in ways that nobody should: in every order of
-//! drops, with everything forgotten, from inside callbacks. Nothing of it may be undefined behaviour, hang or
-//! panic. Runs under Miri, too, which is told that leaks are meant: `MIRIFLAGS=-Zmiri-ignore-leaks`.
+//! A program without `unsafe` that uses every safe function in ways that nobody should: in every
+//! order of drops, with everything forgotten, from inside callbacks. Nothing of it may be undefined
+//! behaviour, hang or panic. Runs under Miri, too, which is told that leaks are meant:
+//! `MIRIFLAGS=-Zmiri-ignore-leaks`.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,

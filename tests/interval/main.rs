@@ -1,4 +1,5 @@
-//! The interval index: scenarios 4 and 11 to 13, on the tree and, with the feature `iset`, on the oracle.
+//! The interval index: scenarios 4 and 11 to 13, on the tree and, with the feature `iset`, on the
+//! oracle.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -5,7 +5,8 @@ use userptr::AddrRange;
 
 on_every_index!(s12_orders_of_insertion_and_removal);
 
-/// The shape of one run: how many nodes at most, over how many addresses, how long at most, which operations.
+/// The shape of one run: how many nodes at most, over how many addresses, how long at most, which
+/// operations.
 struct Shape {
     nodes: usize,
     space: usize,
@@ -103,7 +104,8 @@ fn s12_random_operations_against_iset() {
                 }
                 _ => {
                     let query = shape.range(from, &mut random);
-                    // Nodes with one start come in the order of their addresses: not the same in both.
+                    // Nodes with one start come in the order of their addresses: not the same in
+                    // both.
                     let [ours, theirs] = [tree.hits(query), oracle.hits(query)].map(|hits| {
                         let mut spans: Vec<_> =
                             hits.into_iter().map(|n| (range_of(n).start(), range_of(n).last())).collect();

@@ -57,7 +57,8 @@ fn s11_identical_ranges_are_all_hit<I: Checked>() {
     }
 }
 
-/// Every set of three of the ranges over four addresses from 0, with repetition; every query; every node removed.
+/// Every set of three of the ranges over four addresses from 0, with repetition; every query; every
+/// node removed.
 fn s11_every_query_over_every_small_set<I: Checked>() {
     let size = if cfg!(miri) { 2 } else { 4 };
     let all: Vec<AddrRange> =

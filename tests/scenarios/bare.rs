@@ -1,4 +1,5 @@
-//! An object of the notifier alone, without pages: for scenarios that play the object's side by hand.
+//! An object of the notifier alone, without pages: for scenarios that play the object's side by
+//! hand.
 
 use std::time::Duration;
 use userptr::notifier::{Attachment, Subscriber, Ticket};

@@ -10,7 +10,8 @@ use userptr::notifier::State;
 use userptr::{Blockable, Error, Notifier, Outcome, UserPtr};
 use userptr_sim::{Op, PAGE, Seam};
 
-/// The release is held up in `seam` while a start arrives. The start must not return before the release has unpinned.
+/// The release is held up in `seam` while a start arrives. The start must not return before the
+/// release has unpinned.
 fn s77_a_start_waits_for_a_release_that_has_pages<P: Host>() {
     for seam in [Seam::Stop, Seam::WaitIdle, Seam::Unmap, Seam::Unpin] {
         let w = World::<P>::new();
@@ -37,7 +38,8 @@ fn s77_a_start_waits_for_a_release_that_has_pages<P: Host>() {
     }
 }
 
-/// As scenario 77, by an eviction; and the other way round, an eviction waits for a cancel that is a start's.
+/// As scenario 77, by an eviction; and the other way round, an eviction waits for a cancel that is
+/// a start's.
 fn s78_put_pages_against_a_start<P: Host>() {
     for seam in [Seam::Stop, Seam::WaitIdle, Seam::Unmap, Seam::Unpin] {
         for evict_first in [true, false] {
@@ -93,8 +95,8 @@ fn s79_alternating_leases_do_not_starve_a_cancel<P: Host>() {
                 let _in = w.enter();
                 let mut held = None;
                 while !stop.load(Ordering::Relaxed) {
-                    // The next lease is taken before the last is dropped, so one holder alone never lets the count reach zero, if
-                    // only a new lease can still be had.
+                    // The next lease is taken before the last is dropped, so one holder alone never
+                    // lets the count reach zero, if only a new lease can still be had.
                     let next = Notifier::lease(&object);
                     got.fetch_add(usize::from(next.is_some()), Ordering::Relaxed);
                     let pin = next.is_none();
@@ -124,8 +126,8 @@ fn s80_two_windows_that_wait_for_each_others_cancels<P: Host>() {
         let w = World::<P>::with(Setup::default().threads(1).queued(queued));
         let _in = w.enter();
         let a = w.memory(6);
-        // The first window owns `left`. `right` is Ready while the first window is open only because they do not overlap; the
-        // wide object is owned by whoever comes first.
+        // The first window owns `left`. `right` is Ready while the first window is open only
+        // because they do not overlap; the wide object is owned by whoever comes first.
         let (left, wide, right) = (w.create(a, 2), w.create(a + PAGE, 4), w.create(a + 4 * PAGE, 2));
         let n = w.notifier(&left);
         let windows = [range(a, 3 * PAGE), range(a + 2 * PAGE, 4 * PAGE)];
@@ -136,7 +138,8 @@ fn s80_two_windows_that_wait_for_each_others_cancels<P: Host>() {
             let one = n.invalidate_start(windows[first], Blockable::Yes).unwrap();
             let two = n.invalidate_start(windows[1 - first], Blockable::Yes).unwrap();
             thread::scope(|s| {
-                // The second finishes first, and has to wait for the first's cancel of the wide object.
+                // The second finishes first, and has to wait for the first's cancel of the wide
+                // object.
                 let second = s.spawn(|| two.finish());
                 until(|| UserPtr::state(if first == 0 { &right } else { &left }) == State::Idle);
                 assert_eq!(wide.state(), State::Revoking);
@@ -208,7 +211,8 @@ fn s81_a_registration_while_a_window_is_open<P: Host>() {
         drop(object);
         w.finish();
     }
-    // An end without a start: before anything, with a window elsewhere, and with the same window twice.
+    // An end without a start: before anything, with a window elsewhere, and with the same window
+    // twice.
     let w = World::<P>::new();
     let _in = w.enter();
     let (a, object) = w.pinned(2);

@@ -86,7 +86,8 @@ fn s83_a_device_beyond_the_deadline_or_lost<P: Host>() {
         assert_eq!((object.state(), w.machine.pins()), (State::Idle, 0));
         drop(w.lease(&object));
 
-        // The release of the object meets the deadline: it lives on in quarantine, and a retry ends it.
+        // The release of the object meets the deadline: it lives on in quarantine, and a retry ends
+        // it.
         let job = quarantine(&object);
         drop(object);
         assert_eq!((n.stats().quarantined, w.machine.pins()), (1, 1));
@@ -100,7 +101,8 @@ fn s83_a_device_beyond_the_deadline_or_lost<P: Host>() {
     }
 }
 
-/// Waits in the processor for a while: two threads that leave the scheduler in step never meet within nanoseconds.
+/// Waits in the processor for a while: two threads that leave the scheduler in step never meet
+/// within nanoseconds.
 fn spin_until(mut f: impl FnMut() -> bool) {
     for _ in 0..if cfg!(miri) { 0 } else { 2000 } {
         if f() {
@@ -111,8 +113,8 @@ fn spin_until(mut f: impl FnMut() -> bool) {
     until(f);
 }
 
-/// Both look past each other only if one of the two full fences is missing (rule 30). A model shows it for certain; here many
-/// rounds look for it on real hardware.
+/// Both look past each other only if one of the two full fences is missing (rule 30). A model shows
+/// it for certain; here many rounds look for it on real hardware.
 fn s84_a_lock_free_start_against_an_attach<P: Host>() {
     let rounds = if cfg!(miri) { 30 } else { 40_000 };
     let w = World::<P>::new();
@@ -133,7 +135,8 @@ fn s84_a_lock_free_start_against_an_attach<P: Host>() {
         });
         for round in 1..=rounds {
             go.store(round, Ordering::Release);
-            // The attach has a lock to take before it comes to the place: meet it there, a little earlier and a little later.
+            // The attach has a lock to take before it comes to the place: meet it there, a little
+            // earlier and a little later.
             for _ in 0..round % 64 {
                 std::hint::spin_loop();
             }

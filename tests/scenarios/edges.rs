@@ -5,7 +5,8 @@ use crate::world::{Host, Setup, World, range};
 use userptr::{Blockable, Context, Error, Limits, Outcome, SharedQueue};
 use userptr_sim::{DmaDevice, Machine, PAGE};
 
-/// The record of one address space is given back while a cancel in another waits for a lease: its release does not.
+/// The record of one address space is given back while a cancel in another waits for a lease: its
+/// release does not.
 fn s165_a_release_does_not_wait_for_strangers<P: Host>() {
     let w = World::<P>::with(Setup::default().threads(1).queued(true));
     let _in = w.enter();
@@ -56,7 +57,8 @@ fn s166_leases_are_counted_while_a_cancel_waits<P: Host>() {
     w.finish();
 }
 
-/// Ends are told apart by their range alone: one that was never started closes an open window of its range, and no other.
+/// Ends are told apart by their range alone: one that was never started closes an open window of
+/// its range, and no other.
 fn s167_an_end_closes_one_window_of_its_range<P: Host>() {
     let w = World::<P>::new();
     let _in = w.enter();
@@ -79,7 +81,8 @@ fn s167_an_end_closes_one_window_of_its_range<P: Host>() {
     w.finish();
 }
 
-/// A device that allows for no pin worker could never be given what a worker has to pin: refused, with the device given back.
+/// A device that allows for no pin worker could never be given what a worker has to pin: refused,
+/// with the device given back.
 fn s168_no_pin_workers_are_refused<P: Host>() {
     let machine = Machine::new();
     let queue = || SharedQueue::<P>::try_new().unwrap();

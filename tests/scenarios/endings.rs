@@ -123,7 +123,8 @@ fn s49_the_end_before_the_worker_runs<P: Host>() {
     w.finish();
 }
 
-/// The machine fails the test if the users are dropped under any lock; see `users_dropped_under_a_lock_are_caught` there.
+/// The machine fails the test if the users are dropped under any lock; see
+/// `users_dropped_under_a_lock_are_caught` there.
 fn s50_the_worker_drops_the_last_user<P: Host>() {
     for seam in [Seam::PinBegin, Seam::Pinned] {
         let w = World::<P>::new();

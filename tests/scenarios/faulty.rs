@@ -134,8 +134,8 @@ fn quiet(f: impl FnOnce()) -> bool {
     catch_unwind(AssertUnwindSafe(f)).is_err()
 }
 
-/// Ten objects of a device that hangs cost one deadline: the first waits for all of it, the others are asked once each, without
-/// waiting.
+/// Ten objects of a device that hangs cost one deadline: the first waits for all of it, the others
+/// are asked once each, without waiting.
 fn s180_a_hung_device_costs_one_deadline<P: Host>() {
     let stage = Stage::<P>::new();
     let (all, objects) = stage.ready(10);
@@ -161,7 +161,8 @@ fn s180_a_hung_device_costs_one_deadline<P: Host>() {
     assert_eq!(stage.machine.pins(), 0);
 }
 
-/// A busy object beside one that has stopped: only the busy one is quarantined, though the time is over.
+/// A busy object beside one that has stopped: only the busy one is quarantined, though the time is
+/// over.
 fn s181_at_the_deadline_each_is_asked_once_more<P: Host>() {
     let stage = Stage::<P>::new();
     let (all, objects) = stage.ready(2);
@@ -169,7 +170,8 @@ fn s181_at_the_deadline_each_is_asked_once_more<P: Host>() {
         let _in = stage.machine.enter(&stage.process);
         objects[1..].iter().map(|object| object.acquire().unwrap()).collect()
     };
-    // The chain begins with the last: its lease eats the deadline, and the other one is released all the same.
+    // The chain begins with the last: its lease eats the deadline, and the other one is released
+    // all the same.
     stage.process.discard(all);
     assert_eq!(objects[1].state(), State::Quarantined);
     assert_eq!(objects[0].state(), State::Idle);
@@ -179,8 +181,9 @@ fn s181_at_the_deadline_each_is_asked_once_more<P: Host>() {
     assert_eq!(stage.machine.pins(), 0);
 }
 
-/// A driver that panics in an invalidation: the panic is its thread's, the object is quarantined as that of a lost device, and nobody
-/// waits for it. With two objects the second one is not asked: a second panic would abort.
+/// A driver that panics in an invalidation: the panic is its thread's, the object is quarantined as
+/// that of a lost device, and nobody waits for it. With two objects the second one is not asked: a
+/// second panic would abort.
 fn s182_a_panic_in_an_invalidation_hangs_nobody<P: Host>() {
     for fault in [Fault::Stop, Fault::WaitIdle, Fault::Unmap] {
         let stage = Stage::<P>::new();
@@ -227,8 +230,8 @@ fn s183_a_panic_in_a_release_hangs_nobody<P: Host>() {
     }
 }
 
-/// A driver that panics while it maps, here and on a worker: the ticket and the worker's place come back, the pages are unpinned, and
-/// the worker lives.
+/// A driver that panics while it maps, here and on a worker: the ticket and the worker's place come
+/// back, the pages are unpinned, and the worker lives.
 fn s184_a_panic_in_prepare_leaves_nothing<P: Host>() {
     let stage = Stage::<P>::new();
     let (all, objects) = stage.ready(1);

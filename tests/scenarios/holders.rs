@@ -4,7 +4,8 @@ use crate::world::{Host, World};
 use std::thread;
 use userptr::Error;
 
-/// Asking for what waits for one's own lease is refused at once; for another object, or after the lease, it is not.
+/// Asking for what waits for one's own lease is refused at once; for another object, or after the
+/// lease, it is not.
 fn r29_a_holder_is_refused_and_not_kept_waiting<P: Host>() {
     let w = World::<P>::new();
     let _in = w.enter();

@@ -56,8 +56,8 @@ fn s04_a_range_that_ends_at_the_top<P: Host>() {
     let object = w.create(a, 2);
     assert_eq!((object.range().start(), object.range().last(), object.page_count()), (a, TOP - 1, 2));
     assert_eq!(w.read(&w.lease(&object), 2 * PAGE - PAGE), 3);
-    // The last byte is inside: an invalidation of the last page alone reaches it, and so does one that ends at the top of all
-    // addresses.
+    // The last byte is inside: an invalidation of the last page alone reaches it, and so does one
+    // that ends at the top of all addresses.
     w.process.dontneed(TOP - PAGE, PAGE);
     assert_eq!(object.state(), State::Idle);
     drop(w.lease(&object));
@@ -189,7 +189,8 @@ fn s10_a_probe_finds_every_hole<P: Host>() {
     w.finish();
 }
 
-/// Creates and closes in an order that is not that of the handles, across several tables: a handle means its own object, always.
+/// Creates and closes in an order that is not that of the handles, across several tables: a handle
+/// means its own object, always.
 fn handles_are_small_and_never_double<P: Host>() {
     let w = World::<P>::new();
     let _in = w.enter();

@@ -19,7 +19,8 @@ fn s38_a_dying_object_is_not_found<P: Host>() {
         let object = client.lookup(handle).unwrap();
         drop(w.lease(&object));
     }
-    // The release is under way: the handle is gone, and a start that meets the node waits, but does not take the object.
+    // The release is under way: the handle is gone, and a start that meets the node waits, but does
+    // not take the object.
     let n = w.ctx.registry().len();
     assert_eq!(n, 1);
     let gate = w.hold(Seam::WaitIdle);
@@ -180,7 +181,8 @@ fn s43_a_late_registration_revokes_what_is_there<P: Host>() {
     let a = w.memory(1);
     let object = w.try_create(a, PAGE, Flags::UNSYNCHRONIZED.bits()).unwrap();
     drop(w.lease(&object));
-    // Nobody watches: the caller broke its promise, and the device has a stale page. It is alive, at least.
+    // Nobody watches: the caller broke its promise, and the device has a stale page. It is alive,
+    // at least.
     w.process.mmap_fixed(a, PAGE, Prot::RW);
     w.process.store(a, 2).unwrap();
     assert_eq!(w.read(&w.lease(&object), 0), 1);

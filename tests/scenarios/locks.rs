@@ -1,4 +1,5 @@
-//! Scenarios 53 to 59, and 85: locks and context. Scenario 58's checker has its own tests beside it, in the package `userptr-sim`.
+//! Scenarios 53 to 59, and 85: locks and context. Scenario 58's checker has its own tests beside
+//! it, in the package `userptr-sim`.
 
 use crate::bare::Bare;
 use crate::ext::AddressSpaceSide;
@@ -22,8 +23,8 @@ impl DriverLock {
     }
 }
 
-/// The driver holds its object lock and something in there starts an invalidation of the object's own range: by its address, and by
-/// an alias of the same memory.
+/// The driver holds its object lock and something in there starts an invalidation of the object's
+/// own range: by its address, and by an alias of the same memory.
 fn s53_an_invalidation_under_the_drivers_object_lock<P: Host>() {
     for queued in [false, true] {
         let w = World::<P>::with(Setup::default().threads(1).queued(queued));
@@ -60,7 +61,8 @@ fn s53_an_invalidation_under_the_drivers_object_lock<P: Host>() {
             });
         }
         drop((one, two, shared));
-        // The shared memory keeps its pages until it goes; the machine's frames are not counted here.
+        // The shared memory keeps its pages until it goes; the machine's frames are not counted
+        // here.
         let machine = w.machine.clone();
         w.end();
         machine.assert_clean();
@@ -189,7 +191,8 @@ fn s57_a_start_that_may_block_is_never_refused<P: Host>() {
     w.finish();
 }
 
-/// A whole life under the lock checker, with an allocation counted wherever one happens: none in a callback, none under a lock.
+/// A whole life under the lock checker, with an allocation counted wherever one happens: none in a
+/// callback, none under a lock.
 fn s58_no_allocation_under_a_lock_in_a_whole_life<P: Host>() {
     let w = World::<P>::with(Setup::default().queued(true).threads(1));
     let _in = w.enter();
@@ -242,7 +245,8 @@ fn s59_a_page_lock_of_the_caller_is_no_deadlock<P: Host>() {
     }
 }
 
-/// Every allocation of every call reclaims: an invalidation of the whole range, on the same thread, in the middle of things.
+/// Every allocation of every call reclaims: an invalidation of the whole range, on the same thread,
+/// in the middle of things.
 fn s85_an_allocation_recurses_into_an_invalidation<P: Host>() {
     for queued in [false, true] {
         let w = World::<P>::with(Setup::default().threads(1).queued(queued));
@@ -292,7 +296,8 @@ fn s85_an_allocation_recurses_into_an_invalidation<P: Host>() {
     }
 }
 
-/// The write protection that `mprotect` and `fork` put on a page is not taken off under a lock order of its own.
+/// The write protection that `mprotect` and `fork` put on a page is not taken off under a lock
+/// order of its own.
 fn s58_faults_in_the_worker_hold_the_address_space_lock_only<P: Host>() {
     let w = World::<P>::new();
     let _in = w.enter();

@@ -1,4 +1,5 @@
-//! The numbered scenarios on the simulated machine, each on the plain host and on the one that checks.
+//! The numbered scenarios on the simulated machine, each on the plain host and on the one that
+//! checks.
 //!
 //! | scenarios | file |
 //! |---|---|

@@ -91,7 +91,8 @@ fn s18_an_invalidation_between_pin_and_install<P: Host>() {
     }
 }
 
-/// The whole acquire inside the window, and an acquire that began before the window and pins inside it.
+/// The whole acquire inside the window, and an acquire that began before the window and pins inside
+/// it.
 fn s19_a_pin_between_start_and_clear_is_not_installed<P: Host>() {
     let changes: [fn(&Process, usize); 5] = [
         |p, a| p.munmap(a, PAGE),

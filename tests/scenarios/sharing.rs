@@ -1,4 +1,5 @@
-//! Scenarios 60 to 68: several processes, devices and users; limits and accounts. Scenario 66 stands with the locks.
+//! Scenarios 60 to 68: several processes, devices and users; limits and accounts. Scenario 66
+//! stands with the locks.
 
 use crate::world::{Host, Setup, World, range, until};
 use std::sync::mpsc::channel;
@@ -36,7 +37,8 @@ fn s60_a_forked_child_gets_nothing<P: Host>() {
         drop(own);
     }
     let _in = w.enter();
-    // The pin for writing had broken the parent's copy-on-write, so the parent wrote to the device's page.
+    // The pin for writing had broken the parent's copy-on-write, so the parent wrote to the
+    // device's page.
     assert_eq!(object.state(), State::Ready);
     assert_eq!(w.read(&w.lease(&object), 0), 5);
     drop((object, child));
@@ -77,7 +79,8 @@ fn s62_two_devices_stop_before_one_is_waited_for<P: Host>() {
             w.job(&w.lease(&objects[1])),
             second.job(&second.lease(&objects[2])),
         ];
-        // Each job ends when every one was asked to stop: a host that waits for one before it tells the next hangs here.
+        // Each job ends when every one was asked to stop: a host that waits for one before it tells
+        // the next hangs here.
         thread::scope(|s| {
             s.spawn(move || {
                 until(|| jobs.iter().all(|job| job.is_stopping()));
@@ -229,7 +232,8 @@ fn s68_a_read_only_object_is_never_dirtied<P: Host>() {
     object.advise_wanted(false);
     object.put_pages().unwrap();
     assert_eq!((w.machine.page(page).dirty, w.machine.page(page).accessed), (false, false));
-    // A read-only object over memory that may only be read, and one that may not be written over the same.
+    // A read-only object over memory that may only be read, and one that may not be written over
+    // the same.
     let b = w.memory(1);
     w.process.mprotect(b, PAGE, userptr_sim::Prot::R);
     let read = w.try_create(b, PAGE, Flags::READ_ONLY.bits()).unwrap();

@@ -27,7 +27,8 @@ fn s20_a_start_returns_when_the_device_is_idle_and_the_pages_are_unpinned<P: Hos
                 done.store(true, Ordering::SeqCst);
             });
             waits.recv().unwrap();
-            // The device works on while it is waited for. All of it is still legal: checked by the machine.
+            // The device works on while it is waited for. All of it is still legal: checked by the
+            // machine.
             job.write(3, 9);
             assert!(!done.load(Ordering::SeqCst), "the start returned while the device worked");
             assert_eq!(w.machine.pins(), 2);
@@ -43,8 +44,8 @@ std::thread_local! {
     static PARKED: std::cell::RefCell<Vec<Process>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
-/// Against the naive device of the machine's own tests, which fails each of these: with the core, no operation leaves the device
-/// a stale page.
+/// Against the naive device of the machine's own tests, which fails each of these: with the core,
+/// no operation leaves the device a stale page.
 fn s20_after_no_operation_is_a_page_stale<P: Host>() {
     type Change = fn(&Process, usize);
     let changes: [Change; 11] = [
@@ -214,7 +215,8 @@ fn s25_a_neighbour_keeps_its_pages<P: Host>() {
     w.finish();
 }
 
-/// One object, one acquirer, one invalidator, on an index that is empty whenever the object is idle.
+/// One object, one acquirer, one invalidator, on an index that is empty whenever the object is
+/// idle.
 fn s26_a_start_on_the_empty_index_never_misses_an_attach<P: Host>() {
     let w = World::<P>::with(Setup::default().threads(1));
     let (a, object) = {
@@ -254,7 +256,8 @@ fn s26_a_start_on_the_empty_index_never_misses_an_attach<P: Host>() {
     w.finish();
 }
 
-/// Everything at once: several objects that overlap, jobs that outlive their leases, every operation, forks, evictions, closes.
+/// Everything at once: several objects that overlap, jobs that outlive their leases, every
+/// operation, forks, evictions, closes.
 fn s26_everything_at_once<P: Host>() {
     for queued in [false, true] {
         let w = World::<P>::with(Setup::default().threads(2).queued(queued));

@@ -88,7 +88,8 @@ fn s29_a_cancel_while_a_worker_pins<P: Host>() {
     }
 }
 
-/// A large object is pinned in strides, and a worker whose result nobody wants any more does not go on with the next.
+/// A large object is pinned in strides, and a worker whose result nobody wants any more does not go
+/// on with the next.
 fn s29_a_superseded_worker_stops_early<P: Host>() {
     let w = World::<P>::new();
     let _in = w.enter();
@@ -233,8 +234,8 @@ fn s34_a_refused_enqueue_gives_the_reference_back<P: Host>() {
     w.finish();
 }
 
-/// The cancel's work item is queued again while its last run has not returned; a lost one would hang the next start. Each attach
-/// asserts that no cancel is pending.
+/// The cancel's work item is queued again while its last run has not returned; a lost one would
+/// hang the next start. Each attach asserts that no cancel is pending.
 fn s35_and_s36_a_cancel_runs_again_for_each_attach<P: Host>() {
     let w = World::<P>::with(Setup::default().queued(true).threads(2));
     let (a, object) = {

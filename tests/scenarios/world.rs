@@ -33,12 +33,13 @@ pub type Ctx<P> = Context<Device<P>>;
 /// Long enough for any machine, short enough for a report.
 const DEADLINE: Duration = Duration::from_secs(if cfg!(miri) { 600 } else { 60 });
 
-/// What panicked so far, in any thread: a scenario that hangs mostly does so because one of its threads panicked.
+/// What panicked so far, in any thread: a scenario that hangs mostly does so because one of its
+/// threads panicked.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static HOOK: Once = Once::new();
 
-/// Runs a scenario. If it has not ended at the deadline, says so and ends the whole test binary: a thread that hangs cannot be
-/// ended alone.
+/// Runs a scenario. If it has not ended at the deadline, says so and ends the whole test binary: a
+/// thread that hangs cannot be ended alone.
 pub fn deadline(name: &str, body: impl FnOnce() + Send + 'static) {
     HOOK.call_once(|| {
         let before = std::panic::take_hook();
@@ -102,7 +103,8 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        // No deadline: a wait that should end and does not is found by the watchdog, and not taken for a time-out.
+        // No deadline: a wait that should end and does not is found by the watchdog, and not taken
+        // for a time-out.
         let limits = Limits::default().read_only(true).deadline(None);
         Self { limits, queued: false, threads: 0 }
     }
@@ -164,7 +166,8 @@ impl<P: Host> World<P> {
         Self::on(machine, process, setup, cancels)
     }
 
-    /// The queue of the cancels has no thread either: only for tests in which nobody waits for a cancel.
+    /// The queue of the cancels has no thread either: only for tests in which nobody waits for a
+    /// cancel.
     pub fn with_stepped_cancels(setup: Setup) -> Self {
         let machine = Machine::new();
         let process = machine.process();
@@ -250,7 +253,8 @@ impl<P: Host> World<P> {
         panic!("no lease after many tries: {object:?}")
     }
 
-    /// Runs everything that is queued, in this thread, until nothing is left; if the queues have threads, waits for them.
+    /// Runs everything that is queued, in this thread, until nothing is left; if the queues have
+    /// threads, waits for them.
     pub fn work(&self) {
         let _in = self.machine.enter_nobody();
         loop {

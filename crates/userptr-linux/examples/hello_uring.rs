@@ -1,4 +1,5 @@
-//! An io_uring works on memory of this process; the memory is discarded under it, and it sees the new pages.
+//! An io_uring works on memory of this process; the memory is discarded under it, and it sees the
+//! new pages.
 //!
 //! ```text
 //! cargo run --example hello_uring
@@ -25,8 +26,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("the device wrote {:?}", str::from_utf8(&seen)?);
     drop(lease);
 
-    // The kernel takes the pages back. A buffer that was registered once for all would go on with the old ones,
-    // and report success: this object is revoked, and pins the new ones for the next lease.
+    // The kernel takes the pages back. A buffer that was registered once for all would go on with
+    // the old ones, and report success: this object is revoked, and pins the new ones for the next
+    // lease.
     let memory = object.memory().ok_or("the object owns its memory")?;
     memory.discard()?;
     memory.write_at(0, b"world")?;

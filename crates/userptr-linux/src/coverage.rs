@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use userptr::AddrRange;
 
-/// How often each byte is watched. Objects may overlap, and the watch of one must not end that of another.
+/// How often each byte is watched. Objects may overlap, and the watch of one must not end that of
+/// another.
 ///
 /// # Invariants
-/// Maps the first byte of a segment to its last byte and its count. Segments do not overlap; no count is zero.
+/// Maps the first byte of a segment to its last byte and its count. Segments do not overlap; no
+/// count is zero.
 #[derive(Debug, Default)]
 pub(super) struct Coverage {
     segments: BTreeMap<usize, (usize, usize)>,

@@ -6,10 +6,12 @@ use std::time::Instant;
 use userptr::AddrRange;
 
 const MOST: usize = 32;
-/// How soon somebody looks how far it is; each time that says nothing new, twice as late as the time before.
+/// How soon somebody looks how far it is; each time that says nothing new, twice as late as the
+/// time before.
 const FIRST_LOOK: Duration = Duration::from_micros(100);
 const LONGEST_LOOK: Duration = Duration::from_millis(10);
-/// How many graces a discard may be known to be still to come. `MADV_FREE` is told like a discard and never is one.
+/// How many graces a discard may be known to be still to come. `MADV_FREE` is told like a discard
+/// and never is one.
 const PATIENCE: u32 = 10;
 
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +26,8 @@ struct Slot {
     interval: Duration,
 }
 
-/// Windows of discards (`MADV_DONTNEED` and its kin), in an array of fixed size: when it is full, one is widened. Nothing here
-/// allocates.
+/// Windows of discards (`MADV_DONTNEED` and its kin), in an array of fixed size: when it is full,
+/// one is widened. Nothing here allocates.
 #[derive(Debug)]
 pub(super) struct Graces {
     slots: [Option<Slot>; MOST],
@@ -43,8 +45,8 @@ impl Graces {
         Self { slots: [None; MOST] }
     }
 
-    /// Keeps `range` closed until its discard is over: for certain, by its mark, or else after `grace`. `None`: no window, the grace
-    /// is too long for the clock.
+    /// Keeps `range` closed until its discard is over: for certain, by its mark, or else after
+    /// `grace`. `None`: no window, the grace is too long for the clock.
     pub(super) fn add(
         &mut self,
         range: AddrRange,

@@ -1,7 +1,8 @@
 //! The memory of a Linux process: [`Linux`].
 //!
-//! Userfaultfd tells of every `munmap`, `mremap`, `brk` and `madvise` on watched memory, whoever calls it and however: no function
-//! of the C library is patched, so raw system calls are seen too. It needs no privilege.
+//! Userfaultfd tells of every `munmap`, `mremap`, `brk` and `madvise` on watched memory, whoever
+//! calls it and however: no function of the C library is patched, so raw system calls are seen too.
+//! It needs no privilege.
 //!
 //! ```
 //! use userptr_linux::Linux;
@@ -18,60 +19,75 @@
 //! | `mremap` | remap, then unmap of the old range (not with `MREMAP_DONTUNMAP`) | moved already | none needed |
 //! | `madvise`: `DONTNEED`, `FREE`, `REMOVE` | remove | **still there**: they go after the message was read | none |
 //!
-//! The thread that makes the change waits until the monitor has **read** the message; it does not wait for what the
-//! monitor does then.
+//! The thread that makes the change waits until the monitor has **read** the message; it does not
+//! wait for what the monitor does then.
 //!
-//! Not told, so that the caller of these must say it with [`Notifier::invalidate`](userptr::Notifier::invalidate):
-//! `fallocate(PUNCH_HOLE)` and `ftruncate` on the file behind a mapping, `MADV_GUARD_INSTALL`, `shmdt`, `shmat(SHM_REMAP)`,
-//! `mprotect`, `MADV_REMOVE` through another mapping of the same file, and `remap_file_pages`, which also ends the watch of what it
-//! moves. A write to private memory after `fork` may move the *parent's* page: pin after the fork, or not at all across it.
+//! Not told, so that the caller of these must say it with
+//! [`Notifier::invalidate`](userptr::Notifier::invalidate): `fallocate(PUNCH_HOLE)` and `ftruncate`
+//! on the file behind a mapping, `MADV_GUARD_INSTALL`, `shmdt`, `shmat(SHM_REMAP)`, `mprotect`,
+//! `MADV_REMOVE` through another mapping of the same file, and `remap_file_pages`, which also ends
+//! the watch of what it moves. A write to private memory after `fork` may move the *parent's* page:
+//! pin after the fork, or not at all across it.
 //!
 //! # Why a look-up never finds a stale page
-//! The message comes after the pages are gone. In between, another thread can map the same address anew and look it up. Three things
-//! together close that window:
+//! The message comes after the pages are gone. In between, another thread can map the same address
+//! anew and look it up. Three things together close that window:
 //!
-//! 1. **The kernel's counter.** It goes up before the mappings change and down when the message has been read. A write-protect call
-//!    of length zero shows whether it is zero ([`uffd::Uffd::probe`]).
-//! 2. **The gate.** The monitor raises it, reads all messages, closes the leases of everything they overlap, and lowers it.
+//! 1. **The kernel's counter.** It goes up before the mappings change and down when the message has
+//!    been read. A write-protect call of length zero shows whether it is zero
+//!    ([`uffd::Uffd::probe`]).
+//! 2. **The gate.** The monitor raises it, reads all messages, closes the leases of everything they
+//!    overlap, and lowers it.
 //! 3. **The order of a look-up.** First the lease (a read-modify-write on the lease word), then
-//!    [`quiet`](userptr::AddressSpace::quiet): the probe, then the gate; then the lease word again: is it still open?
+//!    [`quiet`](userptr::AddressSpace::quiet): the probe, then the gate; then the lease word again:
+//!    is it still open?
 //!
-//! Suppose a change *C* of the mappings is visible to the thread that looks up: it has itself mapped something there
-//! anew, or knows from the one who has. Then *C*'s counter went up before the look-up began.
+//! Suppose a change *C* of the mappings is visible to the thread that looks up: it has itself
+//! mapped something there anew, or knows from the one who has. Then *C*'s counter went up before
+//! the look-up began.
 //! * *C*'s message was not read yet: the counter is up, the probe says so, the lease is given back.
-//! * It was read, and the leases are not closed yet: the gate was raised before the reading, and is lowered after the closing: the
-//!   look-up, which asks the gate after the probe, finds it up. (Asked the other way round, the gate could be found down, then
-//!   the message read, then the probe found quiet.)
-//! * The leases are closed: the look-up finds the gate down, and with it the closed lease word: it backs out.
+//! * It was read, and the leases are not closed yet: the gate was raised before the reading, and is
+//!   lowered after the closing: the look-up, which asks the gate after the probe, finds it up.
+//!   (Asked the other way round, the gate could be found down, then the message read, then the
+//!   probe found quiet.)
+//! * The leases are closed: the look-up finds the gate down, and with it the closed lease word: it
+//!   backs out.
 //!
-//! If the lease word is found open after that, it was opened by an acquire that began after *C*, and its pages are new. And if *C* is
-//! *not* visible to the looker, it happens while the lease is held: the old pages stay pinned until the lease and the device are done,
-//! and nobody else finds them: that is an unmap with I/O in flight, not a stale page.
+//! If the lease word is found open after that, it was opened by an acquire that began after *C*,
+//! and its pages are new. And if *C* is *not* visible to the looker, it happens while the lease is
+//! held: the old pages stay pinned until the lease and the device are done, and nobody else finds
+//! them: that is an unmap with I/O in flight, not a stale page.
 //!
-//! Discards are told before they happen, and nothing tells that they have. Their window stays open for a while, in which nothing in
-//! the range can be acquired:
-//! * The discarding thread is runnable from the reading of its message until it is done. Once every other thread of the process was
-//!   seen asleep, the discard is over, and the window closes: usually a fraction of a millisecond later.
-//! * Where the kernel has `PAGEMAP_SCAN` (6.7) and `UFFD_FEATURE_WP_ASYNC`, the monitor write-protects the range's last page. While
-//!   that mark is there the discard may be still to come, and the window stays open, up to ten graces; when the page is gone
-//!   the discard is over.
-//! * When neither says anything (other threads are busy, and the page was not there, or was written since, or came back), the
-//!   window closes after a grace ([`Options::grace`]). Should the discarding thread not get a processor for longer than that,
-//!   pages pinned after the grace can be discarded under the device. That is the one promise here that rests on time.
-//!   With the grace alone, 16 busy threads on two processors let 1 discard of 60 through; with the mark, none.
+//! Discards are told before they happen, and nothing tells that they have. Their window stays open
+//! for a while, in which nothing in the range can be acquired:
+//! * The discarding thread is runnable from the reading of its message until it is done. Once every
+//!   other thread of the process was seen asleep, the discard is over, and the window closes:
+//!   usually a fraction of a millisecond later.
+//! * Where the kernel has `PAGEMAP_SCAN` (6.7) and `UFFD_FEATURE_WP_ASYNC`, the monitor
+//!   write-protects the range's last page. While that mark is there the discard may be still to
+//!   come, and the window stays open, up to ten graces; when the page is gone the discard is over.
+//! * When neither says anything (other threads are busy, and the page was not there, or was written
+//!   since, or came back), the window closes after a grace ([`Options::grace`]). Should the
+//!   discarding thread not get a processor for longer than that, pages pinned after the grace can
+//!   be discarded under the device. That is the one promise here that rests on time. With the grace
+//!   alone, 16 busy threads on two processors let 1 discard of 60 through; with the mark, none.
 //!
 //! # Strict mode
-//! By default an unmapper goes on at once, while the old pages stay pinned until the device is done with them. With
-//! [`Options::strict`] each range gets a descriptor of its own: a message waiting there names the range before it is read, so the
-//! devices are idled first and the unmapper is let go after that.
+//! By default an unmapper goes on at once, while the old pages stay pinned until the device is done
+//! with them. With [`Options::strict`] each range gets a descriptor of its own: a message waiting
+//! there names the range before it is read, so the devices are idled first and the unmapper is let
+//! go after that.
 //!
 //! # Rules for the user
-//! * One [`Linux`] per process, shared with [`grab`](userptr::AddressSpace::grab): the kernel lets a range be watched once.
-//! * A context needs a queue for its revocations, with two threads: [`spawn`](userptr::ContextBuilder::spawn) starts them, and a
-//!   context without the queue cannot be made.
+//! * One [`Linux`] per process, shared with [`grab`](userptr::AddressSpace::grab): the kernel lets
+//!   a range be watched once.
+//! * A context needs a queue for its revocations, with two threads:
+//!   [`spawn`](userptr::ContextBuilder::spawn) starts them, and a context without the queue cannot
+//!   be made.
 //! * Every watched range is a mapping of its own: `vm.max_map_count` limits them.
-//! * A forked child gets `EFAULT`. The child keeps the parent's descriptor open until it calls `exec`: therefore everything is
-//!   unregistered before a descriptor is closed, or the parent's next `munmap` would wait for ever.
+//! * A forked child gets `EFAULT`. The child keeps the parent's descriptor open until it calls
+//!   `exec`: therefore everything is unregistered before a descriptor is closed, or the parent's
+//!   next `munmap` would wait for ever.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(
@@ -124,21 +140,25 @@ use userptr::AddrRange;
 /// How to watch.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How long nothing in a discarded range can be acquired after the discard was told, if nothing shows that it is over. 100 ms by
-    /// default.
+    /// How long nothing in a discarded range can be acquired after the discard was told, if nothing
+    /// shows that it is over. 100 ms by default.
     pub grace: Duration,
     /// Whether an unmapper waits until the devices are idle.
     pub strict: bool,
-    /// In strict mode: how long it waits at most, before it is let go all the same, which is counted ([`Stats::overdue`]). 30 s by
-    /// default. A thread that unmaps what it has a lease for waits that long: nothing else ends its lease.
+    /// In strict mode: how long it waits at most, before it is let go all the same, which is
+    /// counted ([`Stats::overdue`]). 30 s by default. A thread that unmaps what it has a lease for
+    /// waits that long: nothing else ends its lease.
     pub hold: Duration,
-    /// Whether a look-up asks the kernel. Only a test that shows what happens otherwise switches it off.
+    /// Whether a look-up asks the kernel. Only a test that shows what happens otherwise switches it
+    /// off.
     #[doc(hidden)]
     pub probe: bool,
-    /// Whether threads and page map are asked how far a discard is. Only a test that shows what happens otherwise switches it off.
+    /// Whether threads and page map are asked how far a discard is. Only a test that shows what
+    /// happens otherwise switches it off.
     #[doc(hidden)]
     pub marks: bool,
-    /// How long the monitor sleeps between reading messages and passing them on. For a test that needs a slow one.
+    /// How long the monitor sleeps between reading messages and passing them on. For a test that
+    /// needs a slow one.
     #[doc(hidden)]
     pub lag: Duration,
 }
@@ -159,7 +179,8 @@ impl Default for Options {
 /// What an address space has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Ranges that are watched, in segments with one number of watchers each; in strict mode, regions.
+    /// Ranges that are watched, in segments with one number of watchers each; in strict mode,
+    /// regions.
     pub watched: usize,
     /// Unmaps told by the kernel.
     pub unmaps: u64,
@@ -173,7 +194,8 @@ pub struct Stats {
 
 #[derive(Debug)]
 enum Watch {
-    /// One descriptor for all. Its lock is taken by watch and unwatch only, never by the monitor or a cancel.
+    /// One descriptor for all. Its lock is taken by watch and unwatch only, never by the monitor or
+    /// a cancel.
     Whole { uffd: Uffd, coverage: Mutex<Coverage> },
     /// Strict mode: one for each region.
     Regions(Box<Regions>),
@@ -206,8 +228,8 @@ struct Space {
 
 /// The address space of this process.
 ///
-/// A value is a hold on the record; the last one ends the watch and joins the monitor, so it is dropped in no work item that
-/// the monitor's notifiers wait for.
+/// A value is a hold on the record; the last one ends the watch and joins the monitor, so it is
+/// dropped in no work item that the monitor's notifiers wait for.
 #[derive(Clone)]
 pub struct Linux {
     space: Arc<Space>,
@@ -217,7 +239,8 @@ impl Linux {
     /// The address space of the calling process, watched.
     ///
     /// # Errors
-    /// [`Refusal`], with the cause. [`unwatched`](Self::unwatched) is the fallback, if you choose it.
+    /// [`Refusal`], with the cause. [`unwatched`](Self::unwatched) is the fallback, if you choose
+    /// it.
     pub fn open() -> Result<Self, Refusal> {
         Self::with(Options::default())
     }
@@ -238,8 +261,9 @@ impl Linux {
         Self::build(options, watch)
     }
 
-    /// The address space without a watch, for hosts that refuse userfaultfd for the given cause: the caller promises to tell of
-    /// every change himself, so only unsynchronised objects can be had, and they need a privilege.
+    /// The address space without a watch, for hosts that refuse userfaultfd for the given cause:
+    /// the caller promises to tell of every change himself, so only unsynchronised objects can be
+    /// had, and they need a privilege.
     ///
     /// # Errors
     /// [`Refusal`]: no descriptor or no memory.
@@ -301,8 +325,8 @@ impl Linux {
         }
     }
 
-    /// Watches the pages of a range until the guard is dropped, as an acquire does: to learn the cause behind an acquire's error, or
-    /// to keep a range watched while objects come and go.
+    /// Watches the pages of a range until the guard is dropped, as an acquire does: to learn the
+    /// cause behind an acquire's error, or to keep a range watched while objects come and go.
     ///
     /// # Errors
     /// [`Refusal`], with the cause; nothing is watched by this call then.
@@ -346,7 +370,8 @@ impl Linux {
         match &shared.watch {
             Watch::Whole { uffd, coverage } => {
                 let mut coverage = coverage.lock().unwrap_or_else(PoisonError::into_inner);
-                // What is mapped there by now may be of a kind that was never watched: nothing to do then.
+                // What is mapped there by now may be of a kind that was never watched: nothing to
+                // do then.
                 coverage.remove(range, |part| {
                     let _ = uffd.unregister(part);
                 });
@@ -365,7 +390,8 @@ impl Linux {
     }
 }
 
-/// A watched range. Dropping it takes the watch back; forgetting it leaves the range watched, nothing worse.
+/// A watched range. Dropping it takes the watch back; forgetting it leaves the range watched,
+/// nothing worse.
 #[derive(Debug)]
 #[must_use = "the range is watched until this is dropped"]
 pub struct Watched {
@@ -389,7 +415,8 @@ impl Drop for Space {
     fn drop(&mut self) {
         let Some(monitor) = self.monitor.take() else { return };
         if !self.shared.owner.is_me() {
-            // A forked child: the thread is not here, and the descriptor acts on the parent's memory.
+            // A forked child: the thread is not here, and the descriptor acts on the parent's
+            // memory.
             core::mem::forget(monitor);
             return;
         }

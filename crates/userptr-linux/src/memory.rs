@@ -7,13 +7,15 @@ use core::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 use userptr::{AddrRange, OwnedMemory};
 
-/// Whole pages of this process that nothing else uses: no allocator, no value, no reference. Its bytes are
-/// copied in and out; no slice of them is ever handed out, because a device may change them at any moment.
+/// Whole pages of this process that nothing else uses: no allocator, no value, no reference. Its
+/// bytes are copied in and out; no slice of them is ever handed out, because a device may change
+/// them at any moment.
 ///
-/// Give it to [`Context::register_memory`](userptr::Context::register_memory); the object keeps it until the
-/// last handle is dropped, after the device is off its pages, and [`UserPtr::memory`](userptr::UserPtr::memory)
-/// reaches it meanwhile. Forgetting the object leaks the memory, nothing worse. See
-/// [what you promise](crate::docs::memory) for the other way, without an owner.
+/// Give it to [`Context::register_memory`](userptr::Context::register_memory); the object keeps it
+/// until the last handle is dropped, after the device is off its pages, and
+/// [`UserPtr::memory`](userptr::UserPtr::memory) reaches it meanwhile. Forgetting the object leaks
+/// the memory, nothing worse. See [what you promise](crate::docs::memory) for the other way,
+/// without an owner.
 ///
 /// ```
 /// use userptr_linux::Memory;
@@ -41,8 +43,8 @@ unsafe impl Send for Memory {}
 // SAFETY: as for `Send`: a shared reference gives copies under the mutex, and nothing else.
 unsafe impl Sync for Memory {}
 
-// SAFETY: the range is a mapping of our own, or pages borrowed for ever by an exclusive reference that is
-// gone; both are reached by copies alone, and stay until the value is dropped.
+// SAFETY: the range is a mapping of our own, or pages borrowed for ever by an exclusive reference
+// that is gone; both are reached by copies alone, and stay until the value is dropped.
 unsafe impl OwnedMemory for Memory {
     fn range(&self) -> AddrRange {
         self.range
@@ -93,8 +95,8 @@ impl Memory {
         Self::over(start, bytes, true).ok_or(Refusal::Memory)
     }
 
-    /// Takes memory that is borrowed for ever, in whole pages. Its values are given up: from now on they are
-    /// bytes.
+    /// Takes memory that is borrowed for ever, in whole pages. Its values are given up: from now on
+    /// they are bytes.
     ///
     /// # Errors
     /// The memory, if it does not begin and end at a page, or is empty.
@@ -132,8 +134,8 @@ impl Memory {
         let from = self.place(offset, into.len())?;
         let _copying = self.copying.lock().unwrap_or_else(PoisonError::into_inner);
         for (at, byte) in into.iter_mut().enumerate() {
-            // SAFETY: inside the memory (`place`). Volatile: a device may change the byte at any moment;
-            // no other thread of the process does, by the mutex.
+            // SAFETY: inside the memory (`place`). Volatile: a device may change the byte at any
+            // moment; no other thread of the process does, by the mutex.
             *byte = unsafe { from.add(at).as_ptr().read_volatile() };
         }
         Ok(())
@@ -153,8 +155,9 @@ impl Memory {
         Ok(())
     }
 
-    /// Gives the pages back to the kernel (`MADV_DONTNEED`): the next access finds new ones, all zero. A
-    /// device that is registered for them is told to stop, and gets the new ones with the next lease.
+    /// Gives the pages back to the kernel (`MADV_DONTNEED`): the next access finds new ones, all
+    /// zero. A device that is registered for them is told to stop, and gets the new ones with the
+    /// next lease.
     ///
     /// # Errors
     /// [`Refusal`], with nothing changed: for borrowed memory that is locked, for example.
@@ -197,7 +200,8 @@ impl Memory {
 #[cfg(all(doctest, feature = "uring"))]
 pub struct BareAddresses;
 
-/// What a lease and the views of owned memory keep: each pair differs in the one line that is refused.
+/// What a lease and the views of owned memory keep: each pair differs in the one line that is
+/// refused.
 ///
 /// A lease stays in its thread: acquire there.
 ///
@@ -219,7 +223,8 @@ pub struct BareAddresses;
 /// # }
 /// ```
 ///
-/// A lease borrows its object; [`into_owned`](userptr::userptr::LeaseOf::into_owned) takes a handle instead.
+/// A lease borrows its object; [`into_owned`](userptr::userptr::LeaseOf::into_owned) takes a handle
+/// instead.
 ///
 /// ```no_run
 /// # use userptr::{Error, UserPtr}; use userptr_linux::uring::Uring;
@@ -346,8 +351,9 @@ pub struct RefusedVfio;
 impl Drop for Memory {
     fn drop(&mut self) {
         if self.mapped {
-            // SAFETY: the mapping is ours, and nobody has a pointer into it. If a device is still registered
-            // for it, which an object's order of drops excludes, it is told as of any unmap.
+            // SAFETY: the mapping is ours, and nobody has a pointer into it. If a device is still
+            // registered for it, which an object's order of drops excludes, it is told as of any
+            // unmap.
             unsafe { libc::munmap(self.start.as_ptr().cast(), self.size()) };
         }
     }

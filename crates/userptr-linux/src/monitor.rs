@@ -1,7 +1,8 @@
 //! The monitor: one thread that reads what the kernel tells and passes it to the notifiers.
 //!
-//! It never allocates, frees, waits for a device or takes a lock that is ever held across an allocation: whoever frees memory in
-//! the process may be blocked until this thread has read the message (scenario 72). Cancels run on the notifier's queue.
+//! It never allocates, frees, waits for a device or takes a lock that is ever held across an
+//! allocation: whoever frees memory in the process may be blocked until this thread has read the
+//! message (scenario 72). Cancels run on the notifier's queue.
 
 use super::grace::Graces;
 use super::pagemap::{Mark, Progress};
@@ -20,8 +21,8 @@ use userptr::refcount::Ref;
 
 /// The most registrations, and so devices with a notifier of their own, on one address space.
 pub const MAX_NOTIFIERS: usize = 8;
-/// How long a registration waits for a place. Records of address spaces are freed by a work item, so that of a released one may still
-/// be registered when the next one comes.
+/// How long a registration waits for a place. Records of address spaces are freed by a work item,
+/// so that of a released one may still be registered when the next one comes.
 const VACANCY: Duration = Duration::from_secs(1);
 /// How often a held unmapper's devices are looked at.
 const STRICT_TICK: Duration = Duration::from_micros(100);
@@ -54,7 +55,8 @@ impl Told {
         self.notifiers.iter().flatten().map(|notifier| &**notifier)
     }
 
-    /// Opens a window and closes every lease in it; the cancels are queued. All devices are told before any cancel runs (rule 24).
+    /// Opens a window and closes every lease in it; the cancels are queued. All devices are told
+    /// before any cancel runs (rule 24).
     fn begin(&self, range: AddrRange) {
         let mut stopping: [Option<PendingInvalidation<'_, Std>>; MAX_NOTIFIERS] =
             [const { None }; MAX_NOTIFIERS];
@@ -66,7 +68,8 @@ impl Told {
     }
 
     fn end(&self, range: AddrRange) {
-        // SAFETY: `begin` opened this window, or `add` did for a notifier that came later; it is ended once.
+        // SAFETY: `begin` opened this window, or `add` did for a notifier that came later; it is
+        // ended once.
         self.all().for_each(|notifier| unsafe { notifier.invalidate_end(range) });
     }
 
@@ -127,7 +130,8 @@ impl Shared {
         drop(gone);
     }
 
-    /// See [`AddressSpace::quiet`](userptr::AddressSpace::quiet), and [the argument](super#why-a-look-up-never-finds-a-stale-page).
+    /// See [`AddressSpace::quiet`](userptr::AddressSpace::quiet), and [the
+    /// argument](super#why-a-look-up-never-finds-a-stale-page).
     pub(super) fn quiet(&self) -> bool {
         if !self.owner.is_me() {
             return false;
@@ -135,10 +139,12 @@ impl Shared {
         if self.options.probe && self.watch.probe() != Probe::Quiet {
             return false;
         }
-        // ORDERING: the probe before the gate, never the other way round: a monitor that has read the last message, which is
-        // what makes the probe quiet, raised the gate before that. Pairs with the fence in `run`.
+        // ORDERING: the probe before the gate, never the other way round: a monitor that has read
+        // the last message, which is what makes the probe quiet, raised the gate before that. Pairs
+        // with the fence in `run`.
         fence(Ordering::SeqCst);
-        // ORDERING: pairs with the release that lowers the gate: what the monitor did to the leases is visible to us.
+        // ORDERING: pairs with the release that lowers the gate: what the monitor did to the leases
+        // is visible to us.
         !self.gate.load(Ordering::Acquire)
     }
 
@@ -159,13 +165,15 @@ impl Shared {
                 continue;
             }
             self.gate.store(true, Ordering::Relaxed);
-            // ORDERING: the gate is up before a message is read. Pairs with the fence in `quiet`: whoever finds the probe quiet
-            // because we read a message finds the gate up, or finds it lowered by the release below.
+            // ORDERING: the gate is up before a message is read. Pairs with the fence in `quiet`:
+            // whoever finds the probe quiet because we read a message finds the gate up, or finds
+            // it lowered by the release below.
             fence(Ordering::SeqCst);
             match &self.watch {
                 Watch::Whole { uffd, .. } => {
                     if set.any_broken() {
-                        // Nothing will be told any more. The gate stays up: nobody gets a lease that is not looked after.
+                        // Nothing will be told any more. The gate stays up: nobody gets a lease
+                        // that is not looked after.
                         return;
                     }
                     while uffd.read(&mut events) != 0 {
@@ -215,7 +223,8 @@ impl Shared {
         }
     }
 
-    /// One region with a message waiting: the message is read, and so the unmapper let go, when the devices are idle.
+    /// One region with a message waiting: the message is read, and so the unmapper let go, when the
+    /// devices are idle.
     fn strict(&self, region: &super::regions::Region, held: &mut Option<Held>, events: &mut Events) {
         let range = region.range();
         let now = Instant::now();

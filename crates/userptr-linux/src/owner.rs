@@ -4,9 +4,10 @@ use super::refusal::{Refusal, errno};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// A mark that the process has and a forked child has not: a page that the kernel empties in every child, whichever way it was
-/// forked. A process identity would be a system call per question, and a fork handler misses raw `clone`. A `vfork`ed child shares
-/// the memory and keeps the mark, which is right: it sees the very same address space.
+/// A mark that the process has and a forked child has not: a page that the kernel empties in every
+/// child, whichever way it was forked. A process identity would be a system call per question, and
+/// a fork handler misses raw `clone`. A `vfork`ed child shares the memory and keeps the mark, which
+/// is right: it sees the very same address space.
 #[derive(Debug)]
 pub(crate) struct Owner {
     page: NonNull<AtomicUsize>,
@@ -70,7 +71,8 @@ struct CapData {
 
 const CAP_VERSION_3: u32 = 0x2008_0522;
 
-/// Whether the calling thread has the capability in force (`capable()`), as far as a process can tell.
+/// Whether the calling thread has the capability in force (`capable()`), as far as a process can
+/// tell.
 pub(super) fn capable(cap: u32) -> bool {
     let mut header = CapHeader { version: CAP_VERSION_3, pid: 0 };
     let mut data = [CapData { effective: 0, permitted: 0, inheritable: 0 }; 2];

@@ -1,8 +1,9 @@
 //! Has a discard happened yet? The kernel tells before it, and not after.
 //!
-//! `PAGEMAP_SCAN` (Linux 6.7) can write-protect a page and say later whether it still is. A discard takes the mark away with the page,
-//! so a mark that is still there proves that the discard is still to come, and a marked page that is gone proves that it has come. A
-//! write takes the mark away, too, and proves nothing. A marked page costs its next writer one fault, which the kernel
+//! `PAGEMAP_SCAN` (Linux 6.7) can write-protect a page and say later whether it still is. A discard
+//! takes the mark away with the page, so a mark that is still there proves that the discard is
+//! still to come, and a marked page that is gone proves that it has come. A write takes the mark
+//! away, too, and proves nothing. A marked page costs its next writer one fault, which the kernel
 //! resolves by itself (`UFFD_FEATURE_WP_ASYNC`).
 
 use core::ffi::c_ulong;
@@ -47,7 +48,8 @@ struct Found {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) page: AddrRange,
-    /// It is the range's last page. Discards go upwards, so that all of the range is gone when it is.
+    /// It is the range's last page. Discards go upwards, so that all of the range is gone when it
+    /// is.
     pub(super) last: bool,
 }
 
@@ -97,8 +99,9 @@ impl Pagemap {
         }
     }
 
-    /// The address of the first page of a range that has all of `mask`, of which `inverted` are looked for absent; only that page is
-    /// acted upon. Waits for the address space's lock at most, which nobody holds who waits for the monitor.
+    /// The address of the first page of a range that has all of `mask`, of which `inverted` are
+    /// looked for absent; only that page is acted upon. Waits for the address space's lock at most,
+    /// which nobody holds who waits for the monitor.
     fn scan(&self, range: AddrRange, flags: u64, inverted: u64, mask: u64) -> Option<usize> {
         let mut found = Found::default();
         let mut arg = ScanArg {
@@ -115,8 +118,8 @@ impl Pagemap {
             category_anyof_mask: 0,
             return_mask: mask,
         };
-        // SAFETY: the argument is the struct that this ioctl reads and writes, and `found` is the one entry it points to. A page
-        // keeps its content.
+        // SAFETY: the argument is the struct that this ioctl reads and writes, and `found` is the
+        // one entry it points to. A page keeps its content.
         let got = unsafe { libc::ioctl(self.file.as_ref()?.as_raw_fd(), IOC_SCAN as _, &raw mut arg) };
         (got == 1).then(|| usize::try_from(found.start).ok()).flatten()
     }

@@ -3,14 +3,15 @@
 use core::fmt;
 use userptr::Error;
 
-/// Why the host refused something, naming the cause rather than the errno, because one errno has many causes and each has
-/// a cure of its own.
+/// Why the host refused something, naming the cause rather than the errno, because one errno has
+/// many causes and each has a cure of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
     /// `ENOSYS`: the kernel was built without it, or is too old.
     Missing(Facility),
-    /// `EPERM`, `EACCES` or `ENOSYS` in a process with a seccomp filter: most container runtimes filter both calls.
+    /// `EPERM`, `EACCES` or `ENOSYS` in a process with a seccomp filter: most container runtimes
+    /// filter both calls.
     Seccomp(Facility),
     /// `EPERM` or `EACCES`: a sysctl or a security module forbids it.
     Denied(Facility),
@@ -18,9 +19,11 @@ pub enum Refusal {
     Features(u64),
     /// `EMFILE` or `ENFILE`: no more descriptors (`RLIMIT_NOFILE`).
     Descriptors,
-    /// `ENOMEM` where locked memory is charged: `RLIMIT_MEMLOCK`, in bytes, is too low and there is no `CAP_IPC_LOCK`.
+    /// `ENOMEM` where locked memory is charged: `RLIMIT_MEMLOCK`, in bytes, is too low and there is
+    /// no `CAP_IPC_LOCK`.
     LockedMemory(u64),
-    /// `ENOMEM` where a mapping would be split: the process has as many as `vm.max_map_count` allows.
+    /// `ENOMEM` where a mapping would be split: the process has as many as `vm.max_map_count`
+    /// allows.
     Mappings,
     /// `EAGAIN`: no more threads.
     Threads,
@@ -30,9 +33,11 @@ pub enum Refusal {
     Iova(u64),
     /// The smallest page of the IOMMU, in bytes, is larger than the processor's.
     LargePages(u64),
-    /// Memory that may only be read cannot be pinned so that it stays what it is: a kernel before 6.2.
+    /// Memory that may only be read cannot be pinned so that it stays what it is: a kernel before
+    /// 6.2.
     ReadOnlyPages,
-    /// A mapping of the device could not be taken away, with this errno: the device may still reach its pages, which stay pinned.
+    /// A mapping of the device could not be taken away, with this errno: the device may still reach
+    /// its pages, which stay pinned.
     Stuck(i32),
     /// The crate's own table is full; it holds this many.
     Table(usize),
@@ -43,16 +48,17 @@ pub enum Refusal {
         /// The most that there can be.
         max: u16,
     },
-    /// `EBUSY`: another userfaultfd has registered the range already. One [`Linux`](super::Linux) per process, shared by
-    /// [`grab`](userptr::AddressSpace::grab), avoids that.
+    /// `EBUSY`: another userfaultfd has registered the range already. One [`Linux`](super::Linux)
+    /// per process, shared by [`grab`](userptr::AddressSpace::grab), avoids that.
     Claimed,
     /// Nothing is mapped in the range, or a part of it is not (`EFAULT`).
     Unmapped,
-    /// The kernel does not pin the range for the device (`EFAULT`): a part of it is not mapped, read-only, or shared with a file
-    /// on disk.
+    /// The kernel does not pin the range for the device (`EFAULT`): a part of it is not mapped,
+    /// read-only, or shared with a file on disk.
     Unpinnable,
-    /// A mapping in the range cannot be watched: without `UFFD_FEATURE_WP_ASYNC` that is every file and every SysV segment,
-    /// with it, a shared mapping of a file that was opened for reading only.
+    /// A mapping in the range cannot be watched: without `UFFD_FEATURE_WP_ASYNC` that is every file
+    /// and every SysV segment, with it, a shared mapping of a file that was opened for reading
+    /// only.
     Unwatchable,
     /// Another process than the one that opened it: a forked child (`EFAULT`).
     Forked,
@@ -186,7 +192,8 @@ impl Refusal {
         }
     }
 
-    /// The cause of an `ENOMEM` from a driver that pins memory for this process and charges it as locked.
+    /// The cause of an `ENOMEM` from a driver that pins memory for this process and charges it as
+    /// locked.
     #[must_use]
     pub fn of_pinning() -> Self {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

@@ -14,7 +14,8 @@ use userptr::AddrRange;
 /// The most regions in strict mode.
 pub const MAX_REGIONS: usize = 64;
 
-/// A watched range with a descriptor of its own, so that a message waiting there names the region before it is read.
+/// A watched range with a descriptor of its own, so that a message waiting there names the region
+/// before it is read.
 #[derive(Debug)]
 pub(super) struct Region {
     uffd: Uffd,
@@ -51,7 +52,8 @@ struct Table {
     serial: u64,
 }
 
-/// The regions of strict mode. The lock is held for system calls on the descriptors, never across an allocation.
+/// The regions of strict mode. The lock is held for system calls on the descriptors, never across
+/// an allocation.
 #[derive(Debug)]
 pub(super) struct Regions {
     table: Mutex<Table>,
@@ -165,8 +167,8 @@ impl Regions {
     }
 }
 
-/// The smallest region that contains the range. One rule for both directions, so that a watcher is counted where it is
-/// counted off.
+/// The smallest region that contains the range. One rule for both directions, so that a watcher is
+/// counted where it is counted off.
 fn smallest(slots: &mut [Option<Region>], range: AddrRange) -> Option<&mut Option<Region>> {
     let fits = |slot: &&mut Option<Region>| slot.as_ref().is_some_and(|region| region.range.contains(range));
     slots.iter_mut().filter(fits).min_by_key(|slot| slot.as_ref().and_then(|region| region.range.len()))

@@ -23,8 +23,8 @@ pub struct LinuxUsers<'a>(&'a Linux);
 
 impl AddressSpace for Linux {
     type Platform = Std;
-    /// The number of a page of *virtual* memory: a process has no business with page frames. What pins is the device,
-    /// which hands the addresses to the kernel.
+    /// The number of a page of *virtual* memory: a process has no business with page frames. What
+    /// pins is the device, which hands the addresses to the kernel.
     type Page = usize;
     type Users<'a> = LinuxUsers<'a>;
     type Registration = Registration;
@@ -95,7 +95,8 @@ impl AddressSpace for Linux {
     }
 
     fn wait_quiet(&self, _registration: &Registration) {
-        // The monitor needs a few microseconds once it runs. On a full machine it may have to wait for a processor.
+        // The monitor needs a few microseconds once it runs. On a full machine it may have to wait
+        // for a processor.
         for _ in 0..50 {
             if self.space.shared.quiet() || !self.space.shared.owner.is_me() {
                 return;
@@ -109,8 +110,8 @@ impl AddressSpace for Linux {
     }
 
     unsafe fn unpin(&self, _pages: &[usize], _usage: Usage) {
-        // The device's registration is the pin, and it was taken away by `Device::unmap`. The kernel has marked dirty what the
-        // device wrote.
+        // The device's registration is the pin, and it was taken away by `Device::unmap`. The
+        // kernel has marked dirty what the device wrote.
     }
 
     fn frame(&self, page: usize) -> usize {

@@ -1,7 +1,8 @@
 //! Is any thread of the process still under way?
 //!
-//! A thread whose message was read is runnable from that moment until it has finished its change, or waits uninterruptibly in
-//! it. So once every other thread was seen asleep after the reading, the change is over: for certain. A busy process proves nothing.
+//! A thread whose message was read is runnable from that moment until it has finished its change,
+//! or waits uninterruptibly in it. So once every other thread was seen asleep after the reading,
+//! the change is over: for certain. A busy process proves nothing.
 
 use core::ffi::c_int;
 use core::mem::MaybeUninit;
@@ -12,7 +13,8 @@ const MOST_THREADS: usize = 64;
 const NAME: usize = 19;
 const LENGTH: usize = 16;
 
-/// Whether every other thread of the process is asleep. Allocates nothing. `false` if that cannot be found out.
+/// Whether every other thread of the process is asleep. Allocates nothing. `false` if that cannot
+/// be found out.
 pub(super) fn all_others_sleep() -> bool {
     let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
     // SAFETY: a C string.
@@ -74,7 +76,8 @@ fn is_asleep(dir: c_int, name: &[u8]) -> bool {
     // SAFETY: a C string: the number of a thread and "/stat" are shorter than the array of zeros.
     let file = unsafe { libc::openat(dir, path.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC) };
     if file < 0 {
-        // Ended since: then it has ended its change, too. Anything else (no descriptors left) proves nothing.
+        // Ended since: then it has ended its change, too. Anything else (no descriptors left)
+        // proves nothing.
         return super::errno() == libc::ENOENT;
     }
     let mut text = MaybeUninit::<[u8; 64]>::zeroed();

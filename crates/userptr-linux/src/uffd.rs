@@ -1,7 +1,7 @@
 //! `userfaultfd(2)`: what is needed of it, and no more.
 //!
-//! Ranges are registered for write protection and never protected, so there are never faults to answer: the descriptor
-//! only tells of unmaps, remaps and discards.
+//! Ranges are registered for write protection and never protected, so there are never faults to
+//! answer: the descriptor only tells of unmaps, remaps and discards.
 
 use super::refusal::{Facility, Refusal, errno};
 use core::ffi::{c_int, c_ulong};
@@ -9,7 +9,8 @@ use core::fmt;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use userptr::AddrRange;
 
-// `linux/userfaultfd.h`. The numbers of the ioctls use the generic encoding (x86, arm, riscv, s390, loongarch).
+// `linux/userfaultfd.h`. The numbers of the ioctls use the generic encoding (x86, arm, riscv, s390,
+// loongarch).
 const API: u64 = 0xaa;
 const IOC_NEW: c_ulong = 0xaa00;
 const IOC_API: c_ulong = 0xc018_aa3f;
@@ -24,7 +25,8 @@ const EVENT_REMAP: u64 = 1 << 2;
 const EVENT_REMOVE: u64 = 1 << 3;
 const EVENT_UNMAP: u64 = 1 << 6;
 const WP_ASYNC: u64 = 1 << 15;
-/// Without these nothing works. `EVENT_FORK` is never asked for: it needs a privilege, and a child is a stranger anyway.
+/// Without these nothing works. `EVENT_FORK` is never asked for: it needs a privilege, and a child
+/// is a stranger anyway.
 const NEEDED: u64 = PAGEFAULT_FLAG_WP | EVENT_REMAP | EVENT_REMOVE | EVENT_UNMAP;
 
 const MSG_REMAP: u8 = 0x14;
@@ -38,7 +40,8 @@ const BATCH: usize = 16;
 /// A change to the mappings, as the kernel tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The pages are gone already; the thread that unmapped them is blocked until the message is read.
+    /// The pages are gone already; the thread that unmapped them is blocked until the message is
+    /// read.
     Unmap(AddrRange),
     /// The pages have moved. An unmap of the old range follows.
     Remap {
@@ -47,7 +50,8 @@ pub enum Event {
         /// Where they are now.
         to: AddrRange,
     },
-    /// The pages will go when the message has been read: at once, or whenever the thread that discards them runs again.
+    /// The pages will go when the message has been read: at once, or whenever the thread that
+    /// discards them runs again.
     Remove(AddrRange),
 }
 
@@ -134,21 +138,23 @@ struct ProtectArg {
 
 /// A userfaultfd for the address space of the process that opened it.
 ///
-/// A forked child that inherits the descriptor keeps the kernel's side of it alive: what is still registered when the parent
-/// closes its copy blocks the parent's next unmap for ever. Unregister everything first.
+/// A forked child that inherits the descriptor keeps the kernel's side of it alive: what is still
+/// registered when the parent closes its copy blocks the parent's next unmap for ever. Unregister
+/// everything first.
 pub struct Uffd {
     fd: OwnedFd,
     features: u64,
 }
 
 impl Uffd {
-    /// Opens one, close-on-exec and non-blocking, for faults of user mode only, which needs no privilege whatever
-    /// `vm.unprivileged_userfaultfd` says.
+    /// Opens one, close-on-exec and non-blocking, for faults of user mode only, which needs no
+    /// privilege whatever `vm.unprivileged_userfaultfd` says.
     ///
     /// # Errors
     /// [`Refusal`], with the cause.
     pub fn open() -> Result<Self, Refusal> {
-        // Features are settled by the first call and cannot be asked for again: one descriptor asks, another one is used.
+        // Features are settled by the first call and cannot be asked for again: one descriptor
+        // asks, another one is used.
         let offered = negotiate(&descriptor()?, 0)?;
         if offered & NEEDED != NEEDED {
             return Err(Refusal::Features(NEEDED & !offered));
@@ -167,8 +173,9 @@ impl Uffd {
 
     /// Watches a page-aligned range that is mapped from end to end.
     ///
-    /// Registering passes over holes, and what is mapped into a hole afterwards is not watched. So: register, see that there is
-    /// no hole, register what was a hole the first time. From the first call on, an unmap of what was mapped then is told.
+    /// Registering passes over holes, and what is mapped into a hole afterwards is not watched. So:
+    /// register, see that there is no hole, register what was a hole the first time. From the first
+    /// call on, an unmap of what was mapped then is told.
     ///
     /// # Errors
     /// [`Refusal`], with the cause. A part of the range may be watched then, which is harmless.
@@ -180,14 +187,15 @@ impl Uffd {
         self.register(range)
     }
 
-    /// Watches what is mapped in a page-aligned range. Whole mappings inside it become watched; holes are passed over. Doing it twice is
-    /// harmless.
+    /// Watches what is mapped in a page-aligned range. Whole mappings inside it become watched;
+    /// holes are passed over. Doing it twice is harmless.
     ///
     /// # Errors
     /// [`Refusal`], with the cause.
     pub fn register(&self, range: AddrRange) -> Result<(), Refusal> {
         let mut arg = RegisterArg { range: range_arg(range)?, mode: MODE_WP, ioctls: 0 };
-        // SAFETY: the argument is the struct that this ioctl reads and writes. Registering changes no content.
+        // SAFETY: the argument is the struct that this ioctl reads and writes. Registering changes
+        // no content.
         if unsafe { libc::ioctl(self.raw(), IOC_REGISTER as _, &raw mut arg) } == 0 {
             return Ok(());
         }
@@ -214,12 +222,13 @@ impl Uffd {
         Err(Refusal::Errno(errno()))
     }
 
-    /// Reads messages, as many as fit. Each thread whose message was read goes on. Never waits, never allocates.
-    /// The number of messages, understood or not; 0: there are none.
+    /// Reads messages, as many as fit. Each thread whose message was read goes on. Never waits,
+    /// never allocates. The number of messages, understood or not; 0: there are none.
     pub fn read(&self, into: &mut Events) -> usize {
         into.len = 0;
         let bytes = size_of_val(&into.words);
-        // SAFETY: the buffer is ours for that many bytes, and any content is a valid array of words.
+        // SAFETY: the buffer is ours for that many bytes, and any content is a valid array of
+        // words.
         let got = unsafe { libc::read(self.raw(), into.words.as_mut_ptr().cast(), bytes) };
         into.len = usize::try_from(got).unwrap_or(0) / MSG_BYTES;
         into.len
@@ -227,13 +236,15 @@ impl Uffd {
 
     /// Whether a change of the mappings is in flight.
     ///
-    /// The kernel counts changes that have begun and whose messages have not been read to the end. A write-protect call with a
-    /// valid struct looks at that counter before it looks at the range, and a range of length 0 is refused: `EAGAIN` says that
-    /// the counter is not zero, `EINVAL` that it is. Neither changes anything. Costs one system call, about half a microsecond.
+    /// The kernel counts changes that have begun and whose messages have not been read to the end.
+    /// A write-protect call with a valid struct looks at that counter before it looks at the range,
+    /// and a range of length 0 is refused: `EAGAIN` says that the counter is not zero, `EINVAL`
+    /// that it is. Neither changes anything. Costs one system call, about half a microsecond.
     #[must_use]
     pub fn probe(&self) -> Probe {
         let mut arg = ProtectArg { range: RangeArg { start: 0, len: 0 }, mode: 1 };
-        // SAFETY: the argument is the struct that this ioctl reads; a length of 0 is always refused.
+        // SAFETY: the argument is the struct that this ioctl reads; a length of 0 is always
+        // refused.
         let got = unsafe { libc::ioctl(self.raw(), IOC_WRITEPROTECT as _, &raw mut arg) };
         match if got == 0 { 0 } else { errno() } {
             libc::EINVAL => Probe::Quiet,
@@ -295,7 +306,8 @@ fn range_arg(range: AddrRange) -> Result<RangeArg, Refusal> {
 
 /// Whether every page of the range is mapped.
 fn is_mapped(range: AddrRange) -> bool {
-    // `msync` with `MS_ASYNC` does nothing but walk the mappings; `ENOMEM` says that some are missing.
+    // `msync` with `MS_ASYNC` does nothing but walk the mappings; `ENOMEM` says that some are
+    // missing.
     let Some(len) = range.len() else { return false };
     // SAFETY: changes nothing.
     unsafe { libc::msync(range.start() as *mut _, len, libc::MS_ASYNC) == 0 }

@@ -1,4 +1,5 @@
-//! The DMA engine: reads and writes page frames by a table of its own, whatever the page tables say by now.
+//! The DMA engine: reads and writes page frames by a table of its own, whatever the page tables say
+//! by now.
 
 use super::frames::Page;
 use super::machine::{Machine, Violation};
@@ -14,13 +15,15 @@ use userptr::AddrRange;
 use userptr::Error;
 use userptr::notifier::Outcome;
 
-/// A DMA engine. Each access is checked against what the process maps at that very moment; see [`Violation`].
+/// A DMA engine. Each access is checked against what the process maps at that very moment; see
+/// [`Violation`].
 #[derive(Clone, Debug)]
 pub struct Engine {
     machine: Machine,
 }
 
-/// A translation table of the device. Clones are the same table: the driver's map, and the device's own knowledge of it.
+/// A translation table of the device. Clones are the same table: the driver's map, and the device's
+/// own knowledge of it.
 #[derive(Clone)]
 pub struct DmaMap(Arc<Table>);
 
@@ -55,7 +58,8 @@ impl Engine {
         Self { machine: machine.clone() }
     }
 
-    /// Makes a table for `pages`, which the process had at `address` (in bytes) when they were pinned.
+    /// Makes a table for `pages`, which the process had at `address` (in bytes) when they were
+    /// pinned.
     ///
     /// # Errors
     /// What was injected.

@@ -7,7 +7,8 @@ use userptr::Error;
 /// How many bytes of each page are kept. Byte `n` of a page is byte `n % CONTENT` of its content.
 pub const CONTENT: usize = 64;
 
-/// A frame and the life of it that is meant: a frame that was freed and taken again is another page.
+/// A frame and the life of it that is meant: a frame that was freed and taken again is another
+/// page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Page {
     pub(super) frame: usize,
@@ -118,7 +119,8 @@ impl Frames {
     pub(super) fn unpin(&self, page: Page, dirty: bool, accessed: bool) -> bool {
         let mut m = self.memory();
         let Some(f) = m.live(page) else { return false };
-        // The page lock, which another may hold, is tried and not waited for: dirty is set with it or without it.
+        // The page lock, which another may hold, is tried and not waited for: dirty is set with it
+        // or without it.
         f.state.dirty |= dirty;
         f.state.accessed |= accessed;
         match f.state.pins.checked_sub(1) {

@@ -14,7 +14,8 @@ pub enum PinFault {
     Fail(Error),
 }
 
-/// Faults on order: each one is taken by the next call that it is meant for, in the order in which they were put in.
+/// Faults on order: each one is taken by the next call that it is meant for, in the order in which
+/// they were put in.
 #[derive(Debug, Default)]
 pub struct Inject {
     pub(super) fast: Faults<PinFault>,

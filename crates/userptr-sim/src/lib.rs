@@ -1,15 +1,19 @@
-//! A simulated machine: page frames, page tables, processes, and a device that does DMA behind everybody's back.
+//! A simulated machine: page frames, page tables, processes, and a device that does DMA behind
+//! everybody's back.
 //!
-//! It is what a scenario runs on that needs no real kernel. The real operations (`munmap`, `mremap`, `fork`, copy-on-write, reclaim, exit)
-//! are made of the steps that a kernel makes them of: start callbacks, page-table clear, free, end callbacks. Between any
-//! two a test can run code ([`Machine::once`]), so that a race is a line of the test and not luck.
+//! It is what a scenario runs on that needs no real kernel. The real operations (`munmap`,
+//! `mremap`, `fork`, copy-on-write, reclaim, exit) are made of the steps that a kernel makes them
+//! of: start callbacks, page-table clear, free, end callbacks. Between any two a test can run code
+//! ([`Machine::once`]), so that a race is a line of the test and not luck.
 //!
-//! A [`Machine`] remembers what must never happen as [`Violation`]s: a page given back twice, a freed frame touched, a device
-//! that reads what the process does not map there any more. [`Machine::assert_clean`] ends every test.
+//! A [`Machine`] remembers what must never happen as [`Violation`]s: a page given back twice, a
+//! freed frame touched, a device that reads what the process does not map there any more.
+//! [`Machine::assert_clean`] ends every test.
 //!
-//! The fidelity is that of Linux where it matters here: the zero page is replaced on the first write, inside an invalidation; a
-//! fork write-protects the parent; a frame that is unmapped while it is pinned lives until the last unpin; a reclaimed page that is still
-//! pinned stays; reclaim and the OOM reaper take no address-space lock; registration excludes open invalidations.
+//! The fidelity is that of Linux where it matters here: the zero page is replaced on the first
+//! write, inside an invalidation; a fork write-protects the parent; a frame that is unmapped while
+//! it is pinned lives until the last unpin; a reclaimed page that is still pinned stays; reclaim
+//! and the OOM reaper take no address-space lock; registration excludes open invalidations.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -3,7 +3,8 @@
 use crate::platform::lockdep::{self, Kind};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-/// A reader-writer lock (`mmap_lock`). A thread takes it once: as in a kernel, a second read can deadlock with a waiting writer.
+/// A reader-writer lock (`mmap_lock`). A thread takes it once: as in a kernel, a second read can
+/// deadlock with a waiting writer.
 #[derive(Default)]
 pub(super) struct MmapLock {
     /// The number of readers, or `WRITER`.

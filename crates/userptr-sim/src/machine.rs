@@ -28,8 +28,9 @@ pub enum Violation {
     NotPinned(Page),
     /// The device used a mapping that was taken away.
     NotMapped,
-    /// The device used a page that the process does not have at that address any more, or not for writing, or that it is about to
-    /// take away: the start callbacks of an invalidation have returned.
+    /// The device used a page that the process does not have at that address any more, or not for
+    /// writing, or that it is about to take away: the start callbacks of an invalidation have
+    /// returned.
     Stale {
         /// The address, in bytes.
         address: usize,
@@ -111,7 +112,8 @@ impl Machine {
         &self.0.inject
     }
 
-    /// The meter of the allocations of every thread that is in one of the machine's processes, on the host `Sim`.
+    /// The meter of the allocations of every thread that is in one of the machine's processes, on
+    /// the host `Sim`.
     #[must_use]
     pub fn meter(&self) -> &Arc<Meter> {
         &self.0.meter
@@ -204,8 +206,9 @@ impl Machine {
         self.frames().take_violations()
     }
 
-    /// Checks that nothing happened that must not, and that nothing is left to happen: no pins, no armed code, no faults that nobody
-    /// met. Call it at the end of each test, when every object is gone.
+    /// Checks that nothing happened that must not, and that nothing is left to happen: no pins, no
+    /// armed code, no faults that nobody met. Call it at the end of each test, when every object is
+    /// gone.
     ///
     /// # Panics
     /// If not.
@@ -229,8 +232,8 @@ impl Machine {
         assert!(violations.is_empty(), "violations: {violations:#?}\n{}", self.story());
     }
 
-    /// [`assert_clean`](Self::assert_clean), and that nothing at all is left: no process, no record, no frame, and no allocation
-    /// (of the host `Sim`).
+    /// [`assert_clean`](Self::assert_clean), and that nothing at all is left: no process, no
+    /// record, no frame, and no allocation (of the host `Sim`).
     ///
     /// # Panics
     /// If not.

@@ -42,21 +42,24 @@ pub(super) struct Mm {
 }
 
 impl Mm {
-    /// The page-table lock. The address-space lock is taken before it; nothing is called while it is held but the frames.
+    /// The page-table lock. The address-space lock is taken before it; nothing is called while it
+    /// is held but the frames.
     pub(super) fn tables(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn users_get(&self) -> bool {
         let more = |n: usize| (n != 0).then(|| n + 1);
-        // ORDERING: pairs with the `fetch_sub` in `users_put`: who finds zero sees the end of the address space.
+        // ORDERING: pairs with the `fetch_sub` in `users_put`: who finds zero sees the end of the
+        // address space.
         self.users.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
     }
 
     fn users_put(&self) {
         lockdep::nothing_held("mmput");
         self.machine.arrive(Seam::UsersPut, Op::Other, self.id, None);
-        // ORDERING: releases this user's work and, as the last, acquires the others': `exit` tears down what they used.
+        // ORDERING: releases this user's work and, as the last, acquires the others': `exit` tears
+        // down what they used.
         if self.users.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.exit();
         }
@@ -124,7 +127,8 @@ impl Record {
     /// How many holds on the record there are, this one included.
     #[must_use]
     pub fn count(&self) -> usize {
-        // ORDERING: pairs with the `fetch_sub` in `Record`'s drop: a test that reads a count sees what the dropper did.
+        // ORDERING: pairs with the `fetch_sub` in `Record`'s drop: a test that reads a count sees
+        // what the dropper did.
         self.0.count.load(Ordering::Acquire)
     }
 
@@ -190,7 +194,8 @@ impl Record {
 
 impl Clone for Record {
     fn clone(&self) -> Self {
-        // ORDERING: stronger than a clone needs, so that `count` orders after every clone that it counts.
+        // ORDERING: stronger than a clone needs, so that `count` orders after every clone that it
+        // counts.
         self.0.count.fetch_add(1, Ordering::AcqRel);
         Self(self.0.clone())
     }
@@ -213,8 +218,8 @@ impl fmt::Debug for Record {
     }
 }
 
-/// A hold on the users of an address space: a process, or somebody who borrows its memory. Dropping the last one ends the
-/// address space (`mmput`).
+/// A hold on the users of an address space: a process, or somebody who borrows its memory. Dropping
+/// the last one ends the address space (`mmput`).
 #[derive(Debug)]
 pub struct Process(pub(super) Record);
 

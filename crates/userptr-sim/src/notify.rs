@@ -22,7 +22,8 @@ pub type Finish<'a> = Box<dyn FnOnce() + 'a>;
 
 /// One who is told of changes.
 pub trait Callbacks: Send + Sync {
-    /// A change of the range begins. All subscribers begin before one of them finishes. May sleep if `blockable`.
+    /// A change of the range begins. All subscribers begin before one of them finishes. May sleep
+    /// if `blockable`.
     ///
     /// # Errors
     /// [`Refused`], only if it is not `blockable`. No end comes for it.
@@ -33,7 +34,8 @@ pub trait Callbacks: Send + Sync {
     fn exit(&self);
 }
 
-/// A subscription to an address space. End it with [`Record::unregister`](super::Record::unregister).
+/// A subscription to an address space. End it with
+/// [`Record::unregister`](super::Record::unregister).
 pub struct Subscription {
     callbacks: Box<dyn Callbacks>,
     /// Callbacks in flight.
@@ -103,7 +105,8 @@ impl Notify {
 }
 
 impl Mm {
-    /// The start callbacks. All begin before one finishes. If one refuses, those that began get their end, and nothing happened.
+    /// The start callbacks. All begin before one finishes. If one refuses, those that began get
+    /// their end, and nothing happened.
     pub(super) fn start(&self, range: AddrRange, blockable: bool) -> Result<Window, Refused> {
         let mut gate = lock(&self.notify.gate);
         while gate.shut {
@@ -135,7 +138,8 @@ impl Mm {
 
     /// The end callbacks, for those that were told of the start and are still there.
     pub(super) fn end(&self, window: Window) {
-        // An end may come to one who registered in between only if a registration does not exclude windows; ours does.
+        // An end may come to one who registered in between only if a registration does not exclude
+        // windows; ours does.
         for s in self.notify.take_off(Some(&window.told)) {
             let _in = lockdep::section(lockdep::CALLBACK, Kind::Section);
             s.fly(|c| c.end(window.range));
@@ -207,8 +211,8 @@ impl Mm {
         self.machine.arrive(Seam::Unregistered, Op::Other, self.id, None);
     }
 
-    /// One whole invalidation: `change` clears the page tables and returns what to free, `after` runs between the free and the
-    /// end. `op` names it at the seams.
+    /// One whole invalidation: `change` clears the page tables and returns what to free, `after`
+    /// runs between the free and the end. `op` names it at the seams.
     pub(super) fn invalidate<T>(
         &self,
         op: Op,

@@ -19,7 +19,8 @@ fn span(address: usize, len: usize) -> Range<usize> {
 }
 
 impl Process {
-    /// Maps private memory of `len` bytes anywhere; the lowest place that is free. Returns the address.
+    /// Maps private memory of `len` bytes anywhere; the lowest place that is free. Returns the
+    /// address.
     #[must_use]
     pub fn mmap(&self, len: usize) -> usize {
         let _mmap = self.mm().mmap.write();
@@ -115,7 +116,8 @@ impl Process {
         sure(mm.invalidate(Op::Mprotect, &range, true, change, |_, ()| ()));
     }
 
-    /// Forks: the child gets every mapping; private pages are shared and write-protected in both, inside one window per mapping.
+    /// Forks: the child gets every mapping; private pages are shared and write-protected in both,
+    /// inside one window per mapping.
     #[must_use]
     pub fn fork(&self) -> Process {
         let child = Process::new(self.record().machine());
@@ -149,8 +151,9 @@ impl Process {
         child
     }
 
-    /// Reclaims the pages of the range: puts them away and unmaps them. Takes no address-space lock. Pages that are pinned after
-    /// the start callbacks stay, and so do pages whose page lock somebody holds.
+    /// Reclaims the pages of the range: puts them away and unmaps them. Takes no address-space
+    /// lock. Pages that are pinned after the start callbacks stay, and so do pages whose page lock
+    /// somebody holds.
     ///
     /// # Errors
     /// [`Refused`] if a subscriber would have to block and may not. Nothing happened.
@@ -181,15 +184,17 @@ impl Mm {
         if !self.tables().any(range) {
             return;
         }
-        // As in Linux the mappings are gone before the start: a slow pin fails from here on, a fast one does not yet.
+        // As in Linux the mappings are gone before the start: a slow pin fails from here on, a fast
+        // one does not yet.
         self.tables().carve(range);
         sure(self.invalidate(op, range, true, |_| self.tables().clear(range), drop_all));
     }
 
     fn reclaim(&self, range: &Range<usize>, blockable: bool) -> Result<(), Refused> {
         let frames = self.machine.frames();
-        // Reclaim works on pages that it holds locked, from before the start to after the clear. They are found and locked in one
-        // section of the table's lock: a page that is mapped no more may have been freed.
+        // Reclaim works on pages that it holds locked, from before the start to after the clear.
+        // They are found and locked in one section of the table's lock: a page that is mapped no
+        // more may have been freed.
         let locked: Vec<(usize, Page)> = {
             let tables = self.tables();
             let mapped = tables.ptes.range(range.clone()).map(|(at, pte)| (*at, pte.page));

@@ -14,7 +14,8 @@ use userptr::Error;
 pub type Pinned = Result<Vec<Page>, Error>;
 
 impl Record {
-    /// Pins without waiting: stops at the first page that is not present, or not writable if `write`.
+    /// Pins without waiting: stops at the first page that is not present, or not writable if
+    /// `write`.
     ///
     /// # Errors
     /// [`Error::Limit`] if too much is pinned, and what was injected; nothing is pinned then.
@@ -23,11 +24,13 @@ impl Record {
         self.pin_with(Op::FastPin, range, fault, |mm, at| mm.pin_present(at, write))
     }
 
-    /// Pins, and faults pages in as needed: takes the address-space lock for reading. The users are held by the caller.
+    /// Pins, and faults pages in as needed: takes the address-space lock for reading. The users are
+    /// held by the caller.
     ///
     /// # Errors
-    /// [`Error::Fault`] if the first page is not there to pin; [`Error::Limit`], [`Error::NoMemory`], and what was injected. Nothing is
-    /// pinned then. As in Linux, a page further on that cannot be had ends the pin early.
+    /// [`Error::Fault`] if the first page is not there to pin; [`Error::Limit`],
+    /// [`Error::NoMemory`], and what was injected. Nothing is pinned then. As in Linux, a page
+    /// further on that cannot be had ends the pin early.
     pub fn pin_slow(&self, range: AddrRange, write: bool) -> Pinned {
         let fault = self.machine().inject().slow.take();
         self.pin_with(Op::SlowPin, range, fault, |mm, at| {
@@ -115,7 +118,8 @@ impl Record {
 }
 
 impl Mm {
-    /// Pins the page if it is there as it should be. The look and the pin are one step, as in `gup_fast`.
+    /// Pins the page if it is there as it should be. The look and the pin are one step, as in
+    /// `gup_fast`.
     fn pin_present(&self, at: usize, write: bool) -> Option<Page> {
         let tables = self.tables();
         let pte = tables.ptes.get(&at).filter(|pte| if write { pte.write } else { pte.read })?;

@@ -1,5 +1,5 @@
-//! The operations of a process on a whole [`AddrRange`]: the short way for drivers' tests and examples. Those
-//! in `ops` take an address and a length, as the system calls do.
+//! The operations of a process on a whole [`AddrRange`]: the short way for drivers' tests and
+//! examples. Those in `ops` take an address and a length, as the system calls do.
 
 use super::mm::Process;
 use super::space::Space;

@@ -99,7 +99,8 @@ pub(super) struct Seams {
 const TRACE: usize = 4096;
 
 impl Machine {
-    /// Runs `f` at the next arrival at `seam`, on the thread that arrives. It has whatever locks that thread has there.
+    /// Runs `f` at the next arrival at `seam`, on the thread that arrives. It has whatever locks
+    /// that thread has there.
     pub fn once(&self, seam: Seam, f: impl FnOnce(&Event) + Send + 'static) {
         lock(&self.seams().once).push((seam, None, Box::new(f)));
     }

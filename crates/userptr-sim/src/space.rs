@@ -140,7 +140,8 @@ impl<P: Platform> AddressSpace for Space<P> {
     }
 }
 
-// SAFETY: the frames of the machine are a table of its own; no reference of the program points into one.
+// SAFETY: the frames of the machine are a table of its own; no reference of the program points into
+// one.
 unsafe impl<P: Platform> ForeignMemory for Space<P> {}
 
 /// A hold on the users.

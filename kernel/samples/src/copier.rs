@@ -1,4 +1,5 @@
-//! A device in software: it copies and fills pinned pages from a kernel worker, as a DMA engine would.
+//! A device in software: it copies and fills pinned pages from a kernel worker, as a DMA engine
+//! would.
 
 use crate::ffi;
 use crate::job::{Engine, Mapping, Table, count_event};
@@ -80,7 +81,8 @@ impl Device for Copier {
     }
 
     fn wait_idle(&self, map: &Self::Map, timeout: Option<Duration>) -> Outcome {
-        // ORDERING: acquires from the release in `leave`: the last access to the pages happened before.
+        // ORDERING: acquires from the release in `leave`: the last access to the pages happened
+        // before.
         let idle = || map.0.jobs.load(Ordering::Acquire) == 0;
         // SAFETY: initialised; called without locks (contract).
         if unsafe { map.0.idle.wait_until(timeout, &mut { idle }) } {
@@ -99,7 +101,8 @@ impl Device for Copier {
     }
 }
 
-/// Copies are short and do not look whether they should stop: whoever waits for the device waits for them.
+/// Copies are short and do not look whether they should stop: whoever waits for the device waits
+/// for them.
 impl Table for PageTable {
     fn pages(&self) -> usize {
         self.pages.len()

@@ -47,7 +47,8 @@ impl Driver {
             KQueue::try_new(Kind::Release)?,
             KQueue::try_new(Kind::Jobs)?,
         ];
-        // The second device's revocations run on a queue, the others' in the thread that invalidates.
+        // The second device's revocations run on a queue, the others' in the thread that
+        // invalidates.
         let copier = |n: usize| {
             let builder = Context::builder(Copier { limits: limits(n), queue: copies.clone() });
             let builder = builder.pin_queue(pins.clone()).release_queue(releases.clone());
@@ -202,7 +203,8 @@ pub unsafe extern "C" fn userptr_request(file: *const c_void, request: u32, word
 const COPY_MOST: usize = 16 << 20;
 /// How long a copy may take.
 const COPY_LIMIT: Duration = Duration::from_secs(60);
-/// How long a job may fill, in milliseconds: whoever initialises, and the module's unload, wait for it.
+/// How long a job may fill, in milliseconds: whoever initialises, and the module's unload, wait for
+/// it.
 const FILL_LIMIT_MS: u64 = 60_000;
 /// How long a request sleeps at most before it looks for a signal.
 const LOOK: Duration = Duration::from_millis(10);
@@ -237,7 +239,8 @@ impl<D: Engine> File<D> {
             request::CLOSE => self.client.close(handle(a)?)?,
             request::GET => {
                 let object = self.object(a)?;
-                // The kernel tells of mappings that go, never of one that comes into a hole: look again when asked to.
+                // The kernel tells of mappings that go, never of one that comes into a hole: look
+                // again when asked to.
                 object.reset();
                 drop(acquire(&object, Duration::from_millis(b))?);
             }
@@ -283,7 +286,8 @@ impl<D: Engine> File<D> {
         self.client.create(&mm, untagged(word(address)), word(size), flags)
     }
 
-    /// The caller's memory is touched only while no lease is held: a fault may wait for an invalidation (rule 28).
+    /// The caller's memory is touched only while no lease is held: a fault may wait for an
+    /// invalidation (rule 28).
     fn copy(&self, raw: u64, offset: usize, len: usize, user: usize, write: bool) -> Result<(), Error> {
         if len > COPY_MOST {
             return Err(Error::TooBig);

@@ -1,12 +1,14 @@
-//! QEMU's `edu` PCI device: real DMA from and to pinned pages, through mappings of the kernel's DMA layer.
+//! QEMU's `edu` PCI device: real DMA from and to pinned pages, through mappings of the kernel's DMA
+//! layer.
 //!
-//! The device has one engine and moves at most [`MOST`] bytes at a time between memory and a buffer of its own, which the
-//! processor cannot reach. A copy is therefore two transfers: user memory to buffer to a page of the kernel, or back. A
-//! transfer takes 100 ms.
+//! The device has one engine and moves at most [`MOST`] bytes at a time between memory and a buffer
+//! of its own, which the processor cannot reach. A copy is therefore two transfers: user memory to
+//! buffer to a page of the kernel, or back. A transfer takes 100 ms.
 //!
-//! Jobs of several objects share the engine one piece at a time. An invalidation does not wait for their queue: a stopped
-//! mapping is in no transfer that begins later, so all that is waited for is one transfer in flight. And it waits by looking
-//! at the device itself: nobody else has to run for it to end.
+//! Jobs of several objects share the engine one piece at a time. An invalidation does not wait for
+//! their queue: a stopped mapping is in no transfer that begins later, so all that is waited for is
+//! one transfer in flight. And it waits by looking at the device itself: nobody else has to run for
+//! it to end.
 
 mod engine;
 
@@ -23,8 +25,8 @@ use userptr::pages::{Buffer, Segment, SgLimits};
 use userptr::{Error, Ref, ref_counted};
 use userptr_kernel::{KQueue, Kernel, Mm, PAGE_SHIFT, PAGE_SIZE as PAGE};
 
-/// The most bytes in one transfer. The device's buffer has 4,096, but older versions of QEMU take a transfer that reaches its
-/// end for one that goes beyond, and end the machine.
+/// The most bytes in one transfer. The device's buffer has 4,096, but older versions of QEMU take a
+/// transfer that reaches its end for one that goes beyond, and end the machine.
 const MOST: usize = 2048;
 /// The device.
 #[derive(Debug)]
@@ -65,8 +67,8 @@ impl Run {
 /// An object's pages as the device sees them.
 ///
 /// # Invariants
-/// The runs cover the pages in order. They are mapped from `prepare` to `unmap`; after `stopped` was set under the engine's
-/// lock, no transfer of a job that obeys begins on them.
+/// The runs cover the pages in order. They are mapped from `prepare` to `unmap`; after `stopped`
+/// was set under the engine's lock, no transfer of a job that obeys begins on them.
 pub struct DmaTable {
     runs: Buffer<Run, Kernel>,
     pages: usize,
@@ -103,7 +105,8 @@ impl Edu {
             .max_pages(usize::try_from(pages).unwrap_or(usize::MAX))
             .sg(sg)
             .read_only(true)
-            // A bounce buffer is as good as a cache that is not coherent: one side does not see what the other writes.
+            // A bounce buffer is as good as a cache that is not coherent: one side does not see
+            // what the other writes.
             .coherent(reaches_all)
             .deadline(Some(Duration::from_secs(3)));
         let hardware = Ref::try_new(Hardware::uninit())?;

@@ -1,7 +1,8 @@
 //! Jobs: what the test devices are told to do with pages that they have mapped.
 //!
-//! A job runs on a workqueue after the request that began it has given its lease back, so an invalidation has to stop the
-//! device and to wait for it, exactly as for hardware that has queues of its own.
+//! A job runs on a workqueue after the request that began it has given its lease back, so an
+//! invalidation has to stop the device and to wait for it, exactly as for hardware that has queues
+//! of its own.
 
 use crate::ffi::count;
 use crate::uapi::counter;
@@ -35,7 +36,8 @@ pub fn count_event(event: Event) {
 
 /// The pages of an object as a device knows them.
 ///
-/// Addresses are bytes from the object's first page. A piece that is copied or filled lies in one page.
+/// Addresses are bytes from the object's first page. A piece that is copied or filled lies in one
+/// page.
 pub trait Table: RefCounted<Kernel> + Sized {
     /// The number of pages.
     fn pages(&self) -> usize;
@@ -75,7 +77,8 @@ pub enum Task {
     Read,
     /// From the buffer to the pages.
     Write,
-    /// Fills the range again and again with the next value, beginning with this one, until the time is up.
+    /// Fills the range again and again with the next value, beginning with this one, until the time
+    /// is up.
     Fill {
         value: u8,
         ns: u64,
@@ -101,7 +104,8 @@ pub struct Job<T: Table> {
     ended: KWait,
 }
 
-// SAFETY: buffer and outcome belong to the job, are touched by its worker, and by others only once `done` was seen.
+// SAFETY: buffer and outcome belong to the job, are touched by its worker, and by others only once
+// `done` was seen.
 unsafe impl<T: Table> Send for Job<T> {}
 // SAFETY: as above.
 unsafe impl<T: Table> Sync for Job<T> {}
@@ -132,10 +136,12 @@ unsafe impl<T: Table> HasWork<Kernel> for Job<T> {
 }
 
 impl<T: Table> Job<T> {
-    /// Begins a job. The caller holds a lease on the mapping's object for the duration of this call.
+    /// Begins a job. The caller holds a lease on the mapping's object for the duration of this
+    /// call.
     ///
     /// # Errors
-    /// `EFAULT` if the range is not within the object, `EPERM` to write a read-only object, `ENOMEM`.
+    /// `EFAULT` if the range is not within the object, `EPERM` to write a read-only object,
+    /// `ENOMEM`.
     pub fn begin(
         queue: &KQueue,
         map: &Mapping<T>,
@@ -178,7 +184,8 @@ impl<T: Table> Job<T> {
     /// Waits for the end of the job; a signal ends the wait, not the job.
     ///
     /// # Errors
-    /// `EINTR`, `ETIMEDOUT`; or what became of the job: `EAGAIN` if the device was told to stop before a copy was complete.
+    /// `EINTR`, `ETIMEDOUT`; or what became of the job: `EAGAIN` if the device was told to stop
+    /// before a copy was complete.
     pub fn wait(&self, timeout: Duration) -> Result<(), Error> {
         // ORDERING: acquires from the release in `end`: what the job wrote to the buffer is there.
         let done = || self.done.load(Ordering::Acquire);
@@ -205,7 +212,8 @@ impl<T: Table> Job<T> {
         unsafe { self.ended.wake_all() };
     }
 
-    /// Calls `f` with each piece of the range that lies in one page: its address, how far into the range it is, its length.
+    /// Calls `f` with each piece of the range that lies in one page: its address, how far into the
+    /// range it is, its length.
     fn each(&self, mut f: impl FnMut(usize, usize, usize) -> Result<(), Error>) -> Result<(), Error> {
         let mut at = self.range.start;
         while at < self.range.end {

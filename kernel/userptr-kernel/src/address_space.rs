@@ -1,4 +1,5 @@
-//! The kernel's address spaces: [`Mm`], its users, its registration, and the callbacks that C makes.
+//! The kernel's address spaces: [`Mm`], its users, its registration, and the callbacks that C
+//! makes.
 
 use crate::ffi;
 use crate::platform::Kernel;
@@ -38,7 +39,8 @@ unsafe impl Sync for Mm {}
 impl Mm {
     /// The calling process's, or `None` for a kernel thread.
     pub fn current() -> Option<Self> {
-        // SAFETY: no arguments; the thread's own address space lives as long as the thread runs here.
+        // SAFETY: no arguments; the thread's own address space lives as long as the thread runs
+        // here.
         let mm = NonNull::new(unsafe { ffi::uk_current_mm() })?;
         // SAFETY: live, as just said.
         unsafe { ffi::uk_mmgrab(mm.as_ptr()) };
@@ -65,7 +67,8 @@ pub struct MmUsers<'a>(&'a Mm);
 
 impl Drop for MmUsers<'_> {
     fn drop(&mut self) {
-        // SAFETY: it owns one count. If it is the last, the address space is taken down elsewhere (`mmput_async`).
+        // SAFETY: it owns one count. If it is the last, the address space is taken down elsewhere
+        // (`mmput_async`).
         unsafe { ffi::uk_mmput(self.0.0.as_ptr()) }
     }
 }
@@ -172,8 +175,9 @@ impl AddressSpace for Mm {
 
     fn register(&self, notifier: Ref<Notifier<Kernel>, Kernel>) -> Result<Registered, Error> {
         let mut err: c_int = 0;
-        // SAFETY: the record is held by `self` and, from success on, by the registration; the notifier lives as long as
-        // the registration, whose owner drops it only after `uk_unregister`.
+        // SAFETY: the record is held by `self` and, from success on, by the registration; the
+        // notifier lives as long as the registration, whose owner drops it only after
+        // `uk_unregister`.
         let raw = unsafe { ffi::uk_register(self.0.as_ptr(), Ref::as_ptr(&notifier).cast(), &raw mut err) };
         match NonNull::new(raw) {
             Some(raw) => Ok(Registered { raw, _notifier: notifier }),
@@ -196,7 +200,8 @@ impl AddressSpace for Mm {
     }
 
     unsafe fn unpin(&self, pages: &[Page], usage: Usage) {
-        // SAFETY: the pages are pinned and given back once (contract); `Page` is a transparent pointer.
+        // SAFETY: the pages are pinned and given back once (contract); `Page` is a transparent
+        // pointer.
         unsafe { ffi::uk_unpin(pages.as_ptr().cast(), pages.len(), usage.dirty, usage.accessed) }
     }
 

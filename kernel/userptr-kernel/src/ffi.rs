@@ -1,6 +1,7 @@
 //! Every foreign declaration of this crate, in one place. Its mirror is `shim/shim.h`.
 //!
-//! A kernel type lies in Rust as [`Room`]: bytes whose address is stable once initialised, and which only C reads or writes.
+//! A kernel type lies in Rust as [`Room`]: bytes whose address is stable once initialised, and
+//! which only C reads or writes.
 
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_long, c_uint, c_void};
@@ -25,7 +26,8 @@ impl<const N: usize> Room<N> {
 /// Pages have `1 << PAGE_SHIFT` bytes.
 pub const PAGE_SHIFT: u32 = 12;
 
-/// Defines the rooms, and exports the symbol that C asks for: it has the same numbers in its name (`UK_LAYOUT` in `shim.h`).
+/// Defines the rooms, and exports the symbol that C asks for: it has the same numbers in its name
+/// (`UK_LAYOUT` in `shim.h`).
 macro_rules! rooms {
     ($symbol:literal: $($name:ident = $bytes:literal,)*) => {
         $(
@@ -155,7 +157,8 @@ pub fn error_of(errno: c_int) -> userptr::Error {
         -12 => userptr::Error::NoMemory,
         -16 => userptr::Error::Busy,
         -22 => userptr::Error::Invalid,
-        // EFAULT, and whatever else says that this is no memory (EPERM of a special mapping, EOPNOTSUPP).
+        // EFAULT, and whatever else says that this is no memory (EPERM of a special mapping,
+        // EOPNOTSUPP).
         _ => userptr::Error::Fault,
     }
 }

@@ -1,16 +1,19 @@
-//! The Linux kernel as a platform and as an address space of [`userptr`], for drivers that are modules.
+//! The Linux kernel as a platform and as an address space of [`userptr`], for drivers that are
+//! modules.
 //!
-//! This is the Rust half. The other is the C shim in the folder `shim`. A driver depends on this crate and includes `Kbuild.include`
-//! in its own Kbuild: that compiles the shim for the kernel at hand, builds the driver's Rust half with the flags that this kernel
-//! needs, and links both into the module. How, step by step: [`userptr::docs::kernel`]. The smallest driver is
+//! This is the Rust half. The other is the C shim in the folder `shim`. A driver depends on this
+//! crate and includes `Kbuild.include` in its own Kbuild: that compiles the shim for the kernel at
+//! hand, builds the driver's Rust half with the flags that this kernel needs, and links both into
+//! the module. How, step by step: [`userptr::docs::kernel`]. The smallest driver is
 //! `kernel/samples/minimal`.
 //!
 //! - [`Kernel`]: spinlocks, mutexes, wait queues, workqueues and `kvmalloc` as the core's platform.
 //! - [`Mm`]: a process's memory as the core's address space. An mmu notifier tells of its changes.
-//! - [`now_ns`], [`pause`], [`signal_pending`], [`untagged`], [`counter`], [`allocations`]: what drivers need beside that.
+//! - [`now_ns`], [`pause`], [`signal_pending`], [`untagged`], [`counter`], [`allocations`]: what
+//!   drivers need beside that.
 //!
-//! It calls the kernel only through the shim, allocates only through `kvmalloc`, and has no panic in reach
-//! (`kernel/check-object` looks at the linked object).
+//! It calls the kernel only through the shim, allocates only through `kvmalloc`, and has no panic
+//! in reach (`kernel/check-object` looks at the linked object).
 #![no_std]
 
 pub mod address_space;
@@ -35,7 +38,8 @@ pub fn now_ns() -> u64 {
 ///
 /// Must not be called under a spinlock, nor from an interrupt.
 pub fn pause() {
-    // SAFETY: no arguments. Sleeping in the wrong context is a bug that the kernel reports, not undefined behaviour.
+    // SAFETY: no arguments. Sleeping in the wrong context is a bug that the kernel reports, not
+    // undefined behaviour.
     unsafe { ffi::uk_pause() }
 }
 
@@ -47,17 +51,20 @@ pub fn signal_pending() -> bool {
     unsafe { ffi::uk_signal_pending() }
 }
 
-/// Returns a user's address without the bits that the processor ignores in it, for the calling process.
+/// Returns a user's address without the bits that the processor ignores in it, for the calling
+/// process.
 ///
-/// A driver that is to accept tagged addresses calls this first thing in a request. Without it they are refused as no memory
-/// ([`Error::Fault`](userptr::Error::Fault)): invalidations come untagged and would not be seen.
+/// A driver that is to accept tagged addresses calls this first thing in a request. Without it they
+/// are refused as no memory ([`Error::Fault`](userptr::Error::Fault)): invalidations come untagged
+/// and would not be seen.
 #[must_use]
 pub fn untagged(address: usize) -> usize {
     // SAFETY: a plain number.
     unsafe { ffi::uk_untagged(address) }
 }
 
-/// Returns the value of a counter by its number in `shim/counters.h`; 0 if there is no such counter.
+/// Returns the value of a counter by its number in `shim/counters.h`; 0 if there is no such
+/// counter.
 #[must_use]
 pub fn counter(which: u32) -> i64 {
     // SAFETY: a plain number.
@@ -71,8 +78,8 @@ pub fn allocations() -> i64 {
     unsafe { ffi::uk_allocations() }
 }
 
-/// Out of reach, as `kernel/check-object` proves; the language asks for one. Not where the standard library has one: a driver's
-/// own unit tests may depend on this crate.
+/// Out of reach, as `kernel/check-object` proves; the language asks for one. Not where the standard
+/// library has one: a driver's own unit tests may depend on this crate.
 #[cfg(target_os = "none")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -15,7 +15,8 @@ use userptr::{Error, Platform, Ref, ref_counted};
 #[derive(Debug)]
 pub enum Kernel {}
 
-// SAFETY: `smp_mb` is a full fence; `kvmalloc` keeps its promise about layouts (`uk_alloc` sees to the alignment).
+// SAFETY: `smp_mb` is a full fence; `kvmalloc` keeps its promise about layouts (`uk_alloc` sees to
+// the alignment).
 unsafe impl Platform for Kernel {
     // The language's and the kernel's atomics are the same instructions on x86-64.
     type Usize = NativeUsize;
@@ -64,7 +65,8 @@ macro_rules! lock {
                 Self { raw: Room::new(), class: class.rank }
             }
             unsafe fn init(&self) {
-                // SAFETY: the room is large enough (asserted in C) and at its final address (caller).
+                // SAFETY: the room is large enough (asserted in C) and at its final address
+                // (caller).
                 unsafe { ffi::$init(self.raw.get(), self.class.into()) }
             }
             #[inline]
@@ -127,7 +129,8 @@ impl KWait {
     }
 }
 
-// SAFETY: `wait_event` queues the thread, then looks, and `wq_has_sleeper` fences, then looks: one sees the other.
+// SAFETY: `wait_event` queues the thread, then looks, and `wq_has_sleeper` fences, then looks: one
+// sees the other.
 unsafe impl RawWait for KWait {
     fn uninit() -> Self {
         Self(Room::new())
@@ -141,15 +144,16 @@ unsafe impl RawWait for KWait {
     // Inlined into the invalidation: it has one or two conditions there, not one through a pointer.
     #[inline]
     unsafe fn wait_until(&self, timeout: Option<Duration>, condition: &mut dyn FnMut() -> bool) -> bool {
-        // Mostly there is nothing to wait for: no lease is held, the device is idle. That costs no call into C, but where a
-        // checker has to see that sleeping is allowed here.
+        // Mostly there is nothing to wait for: no lease is held, the device is idle. That costs no
+        // call into C, but where a checker has to see that sleeping is allowed here.
         if !cfg!(userptr_debug_locks) && condition() {
             return true;
         }
         // A timeout too long for 64 bits of nanoseconds is none.
         let ns = timeout.and_then(|t| u64::try_from(t.as_nanos()).ok()).unwrap_or(u64::MAX);
         let mut condition = condition;
-        // SAFETY: initialised and in sleepable context (caller); the condition lives until the call returns.
+        // SAFETY: initialised and in sleepable context (caller); the condition lives until the call
+        // returns.
         unsafe { ffi::uk_wait_until(self.0.get(), ns, met, (&raw mut condition).cast()) }
     }
 
@@ -162,8 +166,8 @@ unsafe impl RawWait for KWait {
 /// A `work_struct`, in place, with the function of the core beside it.
 ///
 /// # Invariants
-/// `raw` lies first: the kernel's pointer is ours. `busy` is the counter of the one queue that the item goes to; it is
-/// written by whoever sets the pending bit, before that.
+/// `raw` lies first: the kernel's pointer is ours. `busy` is the counter of the one queue that the
+/// item goes to; it is written by whoever sets the pending bit, before that.
 #[repr(C)]
 pub struct KWork {
     raw: Room<{ ffi::WORK }>,
@@ -171,7 +175,8 @@ pub struct KWork {
     busy: atomic::AtomicPtr<atomic::AtomicUsize>,
 }
 
-// SAFETY: the kernel's work item is made to be shared; the function is a plain pointer, the other word is atomic.
+// SAFETY: the kernel's work item is made to be shared; the function is a plain pointer, the other
+// word is atomic.
 unsafe impl Send for KWork {}
 // SAFETY: as above.
 unsafe impl Sync for KWork {}
@@ -198,7 +203,8 @@ pub unsafe extern "C" fn userptr_work_run(work: *const KWork) {
     let (run, busy) = unsafe { ((*work).run, (*work).busy.load(Ordering::Relaxed)) };
     // SAFETY: one call for one enqueue. The item may be gone afterwards.
     unsafe { run(work) };
-    // ORDERING: pairs with the acquire load of `drain`: what the function did is visible to whoever reads zero.
+    // ORDERING: pairs with the acquire load of `drain`: what the function did is visible to whoever
+    // reads zero.
     // SAFETY: the queue outlives its items: freeing it waits for this worker first.
     unsafe { (*busy).fetch_sub(1, Ordering::Release) };
 }
@@ -212,12 +218,14 @@ pub enum Kind {
     Pin = 1,
     /// Frees records of address spaces: waits for callbacks in progress.
     Release = 2,
-    /// The jobs of the device, if workers do them: an invalidation waits for them, so it has a rescuer thread, too.
+    /// The jobs of the device, if workers do them: an invalidation waits for them, so it has a
+    /// rescuer thread, too.
     Jobs = 3,
 }
 
-/// A handle to a workqueue; a copy is another handle to the same one. Dropping the last waits for the items, so the driver
-/// keeps one until its very end: the last may not go in an item of the queue itself.
+/// A handle to a workqueue; a copy is another handle to the same one. Dropping the last waits for
+/// the items, so the driver keeps one until its very end: the last may not go in an item of the
+/// queue itself.
 #[derive(Clone, Debug)]
 pub struct KQueue(Ref<Inner, Kernel>);
 
@@ -255,7 +263,8 @@ impl KQueue {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // SAFETY: `destroy_workqueue` waits for what is queued; nobody enqueues any more, as nobody has the queue.
+        // SAFETY: `destroy_workqueue` waits for what is queued; nobody enqueues any more, as nobody
+        // has the queue.
         unsafe { ffi::uk_queue_free(self.wq.as_ptr()) }
     }
 }
@@ -270,11 +279,13 @@ fn raw(item: *const KWork) -> *mut c_void {
     item.cast_mut().cast()
 }
 
-// SAFETY: the contract of `RawQueue` is the one of a workqueue: the pending bit is cleared with a full barrier before the
-// function runs, one item runs on one worker, and the item is not touched after its function has run.
+// SAFETY: the contract of `RawQueue` is the one of a workqueue: the pending bit is cleared with a
+// full barrier before the function runs, one item runs on one worker, and the item is not touched
+// after its function has run.
 unsafe impl RawQueue<KWork> for KQueue {
     unsafe fn enqueue(&self, item: *const KWork) -> bool {
-        // SAFETY: alive (caller). An item goes to one queue, so this writes what is there already, or is the first.
+        // SAFETY: alive (caller). An item goes to one queue, so this writes what is there already,
+        // or is the first.
         unsafe { (*item).busy.store((&raw const self.0.busy).cast_mut(), Ordering::Relaxed) };
         self.0.busy.fetch_add(1, Ordering::Relaxed);
         // SAFETY: initialised and alive until it has run (caller).
@@ -322,7 +333,8 @@ unsafe impl RawQueue<KWork> for KQueue {
                 break;
             }
         }
-        // An item that came after the flush has ended for us, but its thread may still be on the way back from it.
+        // An item that came after the flush has ended for us, but its thread may still be on the
+        // way back from it.
         self.flush();
     }
 }

@@ -1,4 +1,5 @@
-//! Wake-ups, leases past the deadline, window slots and the summary, each with one line broken, and the model of exactly that line.
+//! Wake-ups, leases past the deadline, window slots and the summary, each with one line broken, and
+//! the model of exactly that line.
 
 use super::Mutant;
 

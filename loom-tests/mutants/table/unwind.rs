@@ -1,4 +1,5 @@
-//! Drivers that unwind, the one deadline, tickets of other objects, reports, the last handle of a queue, the export's store.
+//! Drivers that unwind, the one deadline, tickets of other objects, reports, the last handle of a
+//! queue, the export's store.
 
 use super::Mutant;
 

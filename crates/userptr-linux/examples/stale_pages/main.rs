@@ -1,12 +1,15 @@
-//! Does a registered buffer still mean what its address means? Really executed, and verified by content.
+//! Does a registered buffer still mean what its address means? Really executed, and verified by
+//! content.
 //!
-//! Buffers are registered with an io_uring, and real I/O runs through them, while the memory under them is unmapped, remapped and
-//! discarded in every way a process has. Once naively (register and hope), once through `userptr`.
+//! Buffers are registered with an io_uring, and real I/O runs through them, while the memory under
+//! them is unmapped, remapped and discarded in every way a process has. Once naively (register and
+//! hope), once through `userptr`.
 //!
 //! ```text
 //! cargo run --release --example stale_pages -- [--json] [--attempts N]
 //! ```
-//! Exit status: 0, or 1 if `userptr` let one stale access through, or 2 if an argument is not understood.
+//! Exit status: 0, or 1 if `userptr` let one stale access through, or 2 if an argument is not
+//! understood.
 
 #![allow(
     clippy::unwrap_used,
@@ -43,8 +46,8 @@ fn main() -> ExitCode {
         eprintln!("usage: stale_pages [--json] [--attempts N]");
         return ExitCode::from(2);
     };
-    // The C library grows the heap of the main thread with `brk`, which one of the operations moves itself: so the work runs in
-    // another thread, whose heap is made of mappings.
+    // The C library grows the heap of the main thread with `brk`, which one of the operations moves
+    // itself: so the work runs in another thread, whose heap is made of mappings.
     std::thread::spawn(move || run(&args)).join().unwrap_or(ExitCode::FAILURE)
 }
 

@@ -87,7 +87,8 @@ pub(crate) fn grow_heap(by: isize) -> io::Result<usize> {
     checked(old)
 }
 
-/// Memory of the C library's allocator, page-aligned inside. The pointer to free it with, and the aligned part.
+/// Memory of the C library's allocator, page-aligned inside. The pointer to free it with, and the
+/// aligned part.
 pub(crate) fn allocate(bytes: usize) -> io::Result<(*mut libc::c_void, Range)> {
     const PAGE: usize = 4096;
     // SAFETY: any size may be asked for.

@@ -24,7 +24,8 @@ impl Naive {
 
     fn update(&self, slot: u16, address: usize, bytes: usize) -> io::Result<()> {
         let buffer = libc::iovec { iov_base: ptr::without_provenance_mut(address), iov_len: bytes };
-        // SAFETY: not safe at all, which is what this half shows: nothing keeps the memory what it is.
+        // SAFETY: not safe at all, which is what this half shows: nothing keeps the memory what it
+        // is.
         unsafe { self.ring.submitter().register_buffers_update(slot.into(), &[buffer], None) }
     }
 
@@ -54,7 +55,8 @@ impl Cache for Naive {
             Way::ToFile => opcode::WriteFixed::new(file, address, bytes, slot).build(),
             Way::FromFile => opcode::ReadFixed::new(file, address, bytes, slot).build(),
         };
-        // SAFETY: the kernel uses the pages that it pinned; the file is open until the request is done, below.
+        // SAFETY: the kernel uses the pages that it pinned; the file is open until the request is
+        // done, below.
         unsafe { self.ring.submission().push(&entry) }.map_err(|_| io::ErrorKind::WouldBlock)?;
         self.ring.submit_and_wait(1)?;
         let done = self.ring.completion().next().ok_or(io::ErrorKind::BrokenPipe)?;

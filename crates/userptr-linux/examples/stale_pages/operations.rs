@@ -1,4 +1,5 @@
-//! The operations: each changes the memory under a registered buffer, then asks for I/O on the same address.
+//! The operations: each changes the memory under a registered buffer, then asks for I/O on the same
+//! address.
 
 use super::io::{Cache, Part, Range, Way, content, memfd};
 use super::memory::{self, ELSEWHERE};
@@ -100,7 +101,8 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    /// The range, or a part of it, is not mapped: a request that succeeds used pages that belong to nobody.
+    /// The range, or a part of it, is not mapped: a request that succeeds used pages that belong to
+    /// nobody.
     fn check_gone(&mut self, range: Range, part: Part) {
         for way in [Way::ToFile, Way::FromFile] {
             self.stale |= self.cache.run(range, part, way, &self.file).is_ok();
@@ -257,7 +259,8 @@ fn reuse(cache: &mut dyn Cache, number: u64, tally: &mut Tally) -> io::Result<()
     attempt.warm(range, WHOLE)?;
     let began = Instant::now();
     let first = std::thread::spawn(move || memory::unmap(range));
-    // The address is free as soon as the first thread's pages are gone, long before its call returns.
+    // The address is free as soon as the first thread's pages are gone, long before its call
+    // returns.
     while let Err(why) = memory::map(BUFFER) {
         if why.raw_os_error() != Some(libc::EEXIST) {
             return Err(why);

@@ -1,8 +1,9 @@
 //! A device on every Linux machine: an io_uring whose fixed buffers are `userptr` objects.
 //!
-//! A fixed buffer is pinned when it is registered, and read and written by its pinned pages ever after, whatever the address means by
-//! then: after `munmap` and a new `mmap` the kernel still uses the old pages and reports full success. A [`UserPtr`](userptr::UserPtr)
-//! takes the registration away in time.
+//! A fixed buffer is pinned when it is registered, and read and written by its pinned pages ever
+//! after, whatever the address means by then: after `munmap` and a new `mmap` the kernel still uses
+//! the old pages and reports full success. A [`UserPtr`](userptr::UserPtr) takes the registration
+//! away in time.
 //!
 //! | [`Device`] | io_uring |
 //! |---|---|
@@ -11,14 +12,15 @@
 //! | `stop` | no request that has not been submitted is; the slot is cleared |
 //! | `wait_idle` | the tag's completion: no request uses the pages any more |
 //!
-//! One thread submits all requests and reaps all completions. It is nobody's user thread on purpose: completions run in the
-//! thread that submitted, and one that is blocked in `munmap` until its own I/O is done would never complete it.
-//! That thread, `stop`, `wait_idle` and `unmap` allocate nothing and take only the device's own lock, across which nothing is
-//! allocated.
+//! One thread submits all requests and reaps all completions. It is nobody's user thread on
+//! purpose: completions run in the thread that submitted, and one that is blocked in `munmap` until
+//! its own I/O is done would never complete it. That thread, `stop`, `wait_idle` and `unmap`
+//! allocate nothing and take only the device's own lock, across which nothing is allocated.
 //!
 //! # What the kernel refuses
-//! Read-only mappings, holes, shared mappings of files on disk (`EFAULT`); more than 1 GiB in one buffer (`E2BIG`, at registration); more than
-//! `RLIMIT_MEMLOCK` without `CAP_IPC_LOCK` (`ENOSPC`; whole folios are charged). [`Uring::refusal`] tells the cause.
+//! Read-only mappings, holes, shared mappings of files on disk (`EFAULT`); more than 1 GiB in one
+//! buffer (`E2BIG`, at registration); more than `RLIMIT_MEMLOCK` without `CAP_IPC_LOCK` (`ENOSPC`;
+//! whole folios are charged). [`Uring::refusal`] tells the cause.
 
 mod op;
 mod ring;
@@ -53,7 +55,8 @@ pub struct Setup {
     pub slots: u16,
     /// The number of requests in flight: 1 to [`MAX_REQUESTS`].
     pub requests: u16,
-    /// How long an invalidation waits for leases and for requests in flight; see [`Limits::deadline`].
+    /// How long an invalidation waits for leases and for requests in flight; see
+    /// [`Limits::deadline`].
     pub deadline: Option<Duration>,
 }
 

@@ -32,12 +32,13 @@ pub struct Part {
     pub at: u64,
 }
 
-/// A request that the kernel has. It needs neither the lease nor the file any more: the kernel holds both pages and file until it is
-/// done, and an invalidation waits for the tag of the buffer.
+/// A request that the kernel has. It needs neither the lease nor the file any more: the kernel
+/// holds both pages and file until it is done, and an invalidation waits for the tag of the buffer.
 ///
-/// Wait for the result with [`wait`](Self::wait), or await it: it is a future, for any runtime or none. Dropping it, also in the
-/// middle of the I/O, forgets the result, not the request: the pages stay the device's until the kernel is done with them, and what is
-/// mapped at their address meanwhile is not touched.
+/// Wait for the result with [`wait`](Self::wait), or await it: it is a future, for any runtime or
+/// none. Dropping it, also in the middle of the I/O, forgets the result, not the request: the pages
+/// stay the device's until the kernel is done with them, and what is mapped at their address
+/// meanwhile is not touched.
 #[must_use = "the result is lost"]
 pub struct Op {
     shared: Arc<Shared>,
@@ -45,11 +46,13 @@ pub struct Op {
 }
 
 impl Uring {
-    /// Starts a request on a part of a leased buffer, on the lease's own ring. Returns when the kernel has taken it.
+    /// Starts a request on a part of a leased buffer, on the lease's own ring. Returns when the
+    /// kernel has taken it.
     ///
     /// # Errors
-    /// `EINVAL`: the part is not inside the buffer, or longer than 2 GiB. `EAGAIN`: all requests are in flight. `EFAULT`: a forked
-    /// child. `EIO`: the ring is lost. `ECANCELED`, as the request's result: an invalidation has begun since the lease was taken
+    /// `EINVAL`: the part is not inside the buffer, or longer than 2 GiB. `EAGAIN`: all requests
+    /// are in flight. `EFAULT`: a forked child. `EIO`: the ring is lost. `ECANCELED`, as the
+    /// request's result: an invalidation has begun since the lease was taken
     /// ([`LeaseOf::is_revoked`]): drop the lease and acquire again.
     pub fn start<R: Handle<Self>>(
         lease: &LeaseOf<Self, R>,
@@ -130,7 +133,8 @@ impl Op {
     }
 }
 
-/// The number of bytes, or the error of the request. Wakers run in a thread of the ring's that does nothing else.
+/// The number of bytes, or the error of the request. Wakers run in a thread of the ring's that does
+/// nothing else.
 impl Future for Op {
     type Output = io::Result<usize>;
 

@@ -37,7 +37,8 @@ impl Shared {
             Some(errno) => Refusal::of_facility(Facility::IoUring, errno),
             None => Refusal::Missing(Facility::IoUring),
         };
-        // A completion for each request and for each tag. The child of a fork has no use of the queues.
+        // A completion for each request and for each tag. The child of a fork has no use of the
+        // queues.
         let completions = u32::from(slots).saturating_add(requests.into());
         let ring = IoUring::builder()
             .setup_cqsize(completions)
@@ -76,8 +77,8 @@ impl Shared {
     }
 
     fn update(&self, slot: u16, buffer: libc::iovec, tag: u64) -> Result<(), i32> {
-        // SAFETY: the kernel checks the range and holds the pages by itself; whether the memory is still the user's is what
-        // the whole crate looks after.
+        // SAFETY: the kernel checks the range and holds the pages by itself; whether the memory is
+        // still the user's is what the whole crate looks after.
         let done =
             unsafe { self.ring.submitter().register_buffers_update(slot.into(), &[buffer], Some(&[tag])) };
         done.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
@@ -136,15 +137,15 @@ impl Shared {
         self.done.notify_all();
     }
 
-    /// The thread that wakes tasks. Not the ring's: a waker is the user's code, which may free memory or wait for a lock
-    /// that an unmapper holds, and the unmapper may wait for the ring.
+    /// The thread that wakes tasks. Not the ring's: a waker is the user's code, which may free
+    /// memory or wait for a lock that an unmapper holds, and the unmapper may wait for the ring.
     pub(super) fn run_wakers(&self) {
         let mut table = self.table();
         loop {
             if let Some(waker) = table.next_to_wake() {
                 drop(table);
-                // A panic of the user's is the user's: the other tasks are woken all the same. What it carries is not dropped
-                // here, where that could panic again.
+                // A panic of the user's is the user's: the other tasks are woken all the same. What
+                // it carries is not dropped here, where that could panic again.
                 if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
                     mem::forget(payload);
                 }
@@ -179,8 +180,8 @@ impl Shared {
                 let next = self.table().next_to_submit();
                 let Some((number, ask)) = next else { break };
                 any = true;
-                // SAFETY: the slot holds the pages (it is live, and stays so until `submitted`), and the asker keeps the file
-                // open until then.
+                // SAFETY: the slot holds the pages (it is live, and stays so until `submitted`),
+                // and the asker keeps the file open until then.
                 let _ = unsafe { queue.push(&entry(number, ask)) };
             }
             queue.sync();

@@ -59,8 +59,8 @@ pub(super) enum Request {
 }
 
 /// # Invariants
-/// A slot leaves `Live` for `Cleared` only with no request `Submitting` to it, so a request never meets another filling of
-/// its slot.
+/// A slot leaves `Live` for `Cleared` only with no request `Submitting` to it, so a request never
+/// meets another filling of its slot.
 #[derive(Debug)]
 pub(super) struct Table {
     slots: Vec<Entry>,
@@ -168,7 +168,8 @@ impl Table {
         Some(number)
     }
 
-    /// A queued request that may be submitted now. One whose slot is not live any more is done: cancelled.
+    /// A queued request that may be submitted now. One whose slot is not live any more is done:
+    /// cancelled.
     pub(super) fn next_to_submit(&mut self) -> Option<(usize, Ask)> {
         for (number, request) in self.requests.iter_mut().enumerate() {
             let Request::Queued(ask) = *request else { continue };
@@ -211,7 +212,8 @@ impl Table {
             Some(request @ Request::Abandoned) => *request = Request::Free,
             Some(request) => {
                 let before = mem::replace(request, Request::Done(result));
-                // Completed before `submitted` came round: the kernel has let go of the slot by itself.
+                // Completed before `submitted` came round: the kernel has let go of the slot by
+                // itself.
                 if let Request::Submitting(slot) = before
                     && let Some(slot) = self.slots.get_mut(usize::from(slot))
                 {
@@ -222,7 +224,8 @@ impl Table {
         }
     }
 
-    /// Whether the kernel has the request, or is done with it: neither its file nor its lease is needed any more.
+    /// Whether the kernel has the request, or is done with it: neither its file nor its lease is
+    /// needed any more.
     pub(super) fn is_submitted(&self, number: usize) -> bool {
         !matches!(self.requests.get(number), Some(Request::Queued(_) | Request::Submitting(_)))
     }
@@ -235,7 +238,8 @@ impl Table {
         }
     }
 
-    /// The result, or who is to be woken when it comes. Gives back a waker to drop outside of the lock.
+    /// The result, or who is to be woken when it comes. Gives back a waker to drop outside of the
+    /// lock.
     pub(super) fn poll(&mut self, number: usize, waker: Waker) -> (Option<i32>, Option<Waker>) {
         let result = self.result(number);
         if result.is_some() {
@@ -313,7 +317,8 @@ mod tests {
         Ask { direction: Direction::ToFile, fd: 0, slot, serial, address: 0, bytes: 0, at: 0 }
     }
 
-    /// A part of a submission was taken and completed before the whole was: its slot can still be cleared.
+    /// A part of a submission was taken and completed before the whole was: its slot can still be
+    /// cleared.
     #[test]
     fn a_request_that_completes_while_it_is_submitted_lets_go_of_its_slot() {
         let mut table = Table::new(1, 2).unwrap();

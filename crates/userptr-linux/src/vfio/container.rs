@@ -19,13 +19,15 @@ pub struct Span {
 /// The three calls on a container. Errors are positive errnos.
 ///
 /// # Safety
-/// * [`map`](Self::map) either makes the whole mapping and pins its pages until it is unmapped, or leaves nothing behind.
-/// * When [`unmap`](Self::unmap) has returned a size, no device reaches anything through the span, accesses in flight included; if it
-///   has returned an errno, nothing has changed.
+/// * [`map`](Self::map) either makes the whole mapping and pins its pages until it is unmapped, or
+///   leaves nothing behind.
+/// * When [`unmap`](Self::unmap) has returned a size, no device reaches anything through the span,
+///   accesses in flight included; if it has returned an errno, nothing has changed.
 ///
 /// The crate's promise rests on both.
 pub unsafe trait Container: Send + Sync + 'static {
-    /// Fills the buffer with what the container says of itself, and returns how many bytes there are to say: `VFIO_IOMMU_GET_INFO`.
+    /// Fills the buffer with what the container says of itself, and returns how many bytes there
+    /// are to say: `VFIO_IOMMU_GET_INFO`.
     ///
     /// # Errors
     /// The errno.
@@ -38,11 +40,12 @@ pub unsafe trait Container: Send + Sync + 'static {
     ///
     /// # Safety
     /// Until it is unmapped, the device may read the memory and, if `write`, write it:
-    /// [`register_unchecked`](userptr::Context::register_unchecked) says what that asks. Nobody else has mapped the span.
+    /// [`register_unchecked`](userptr::Context::register_unchecked) says what that asks. Nobody
+    /// else has mapped the span.
     unsafe fn map(&self, at: Span, address: usize, write: bool) -> Result<(), i32>;
 
-    /// Takes a whole mapping away and unpins its pages: `VFIO_IOMMU_UNMAP_DMA`. The number of bytes that were mapped there.
-    /// *Reclaim class.*
+    /// Takes a whole mapping away and unpins its pages: `VFIO_IOMMU_UNMAP_DMA`. The number of bytes
+    /// that were mapped there. *Reclaim class.*
     ///
     /// # Errors
     /// The errno; everything is as before.
@@ -72,16 +75,17 @@ pub(super) fn capabilities(container: &impl Container) -> Result<Capabilities, R
 
 /// A container of the kernel with an IOMMU of type 1, version 2.
 ///
-/// `F` is whatever keeps the descriptor open: an `OwnedFd`, or the `Arc<VfioContainer>` of the crate `vfio-ioctls`, in a type of
-/// yours that has `AsRawFd`.
+/// `F` is whatever keeps the descriptor open: an `OwnedFd`, or the `Arc<VfioContainer>` of the
+/// crate `vfio-ioctls`, in a type of yours that has `AsRawFd`.
 pub struct Type1<F>(F);
 
 impl<F: AsRawFd> Type1<F> {
-    /// Takes a container over that has its devices and its IOMMU (`VFIO_SET_IOMMU` with `VFIO_TYPE1v2_IOMMU`).
+    /// Takes a container over that has its devices and its IOMMU (`VFIO_SET_IOMMU` with
+    /// `VFIO_TYPE1v2_IOMMU`).
     ///
     /// # Safety
-    /// The descriptor is such a container for as long as the value lives, and nobody else maps or unmaps in the window of addresses
-    /// that the device is opened with.
+    /// The descriptor is such a container for as long as the value lives, and nobody else maps or
+    /// unmaps in the window of addresses that the device is opened with.
     pub unsafe fn new(container: F) -> Self {
         Self(container)
     }
@@ -111,14 +115,16 @@ fn size_u32<T>() -> u32 {
     u32::try_from(size_of::<T>()).unwrap_or(u32::MAX)
 }
 
-// SAFETY: of the kernel's type 1 driver: a failed map is undone; an unmap flushes the IOMMU's caches, which waits for accesses in
-// flight, before it unpins; version 2 unmaps whole mappings or answers `EINVAL`.
+// SAFETY: of the kernel's type 1 driver: a failed map is undone; an unmap flushes the IOMMU's
+// caches, which waits for accesses in flight, before it unpins; version 2 unmaps whole mappings or
+// answers `EINVAL`.
 unsafe impl<F: AsRawFd + Send + Sync + 'static> Container for Type1<F> {
     fn info(&self, into: &mut [u8]) -> Result<usize, i32> {
         let size = u32::try_from(into.len()).map_err(|_| libc::E2BIG)?;
         let head = into.get_mut(..size_of::<u32>()).ok_or(libc::EINVAL)?;
         head.copy_from_slice(&size.to_ne_bytes());
-        // SAFETY: the kernel writes no more than the size that the first field gives, and that is the buffer's.
+        // SAFETY: the kernel writes no more than the size that the first field gives, and that is
+        // the buffer's.
         if unsafe { libc::ioctl(self.0.as_raw_fd(), GET_INFO as _, into.as_mut_ptr()) } != 0 {
             return Err(errno());
         }
@@ -135,8 +141,9 @@ unsafe impl<F: AsRawFd + Send + Sync + 'static> Container for Type1<F> {
             iova: at.iova,
             size: at.bytes,
         };
-        // SAFETY: the argument is the struct that this request reads. The kernel checks the range and pins the pages; whether the
-        // memory is still the user's is what the whole crate looks after.
+        // SAFETY: the argument is the struct that this request reads. The kernel checks the range
+        // and pins the pages; whether the memory is still the user's is what the whole crate looks
+        // after.
         let done = unsafe { libc::ioctl(self.0.as_raw_fd(), MAP_DMA as _, &raw mut arg) };
         if done == 0 { Ok(()) } else { Err(errno()) }
     }

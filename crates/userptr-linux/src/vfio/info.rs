@@ -1,4 +1,5 @@
-//! What a container can do: the answer of `VFIO_IOMMU_GET_INFO`, a struct with a chain of capabilities behind it.
+//! What a container can do: the answer of `VFIO_IOMMU_GET_INFO`, a struct with a chain of
+//! capabilities behind it.
 
 use super::iova::IovaRange;
 use crate::Refusal;
@@ -15,12 +16,13 @@ const HEAD: usize = 8;
 /// The limits of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// The page sizes of the IOMMU: bit *n* stands for 2^*n* bytes. Sizes below the processor's page count as that one.
+    /// The page sizes of the IOMMU: bit *n* stands for 2^*n* bytes. Sizes below the processor's
+    /// page count as that one.
     pub page_sizes: u64,
     /// The addresses that can be mapped. What is missing is reserved, for interrupts for example.
     pub ranges: Vec<IovaRange>,
-    /// How many more mappings the container takes (`dma_entry_limit`, 65,535 by default), at the moment of the question. `None`: a
-    /// kernel before 5.10 does not say.
+    /// How many more mappings the container takes (`dma_entry_limit`, 65,535 by default), at the
+    /// moment of the question. `None`: a kernel before 5.10 does not say.
     pub entries: Option<u32>,
 }
 
@@ -33,7 +35,8 @@ pub enum Malformed {
     Endless,
     /// A range of addresses ends before it begins, or overlaps another one.
     Range,
-    /// It has no page sizes, or no ranges of addresses: a kernel before 5.4, or an IOMMU of another type.
+    /// It has no page sizes, or no ranges of addresses: a kernel before 5.4, or an IOMMU of another
+    /// type.
     Missing,
 }
 
@@ -53,8 +56,9 @@ impl fmt::Display for Malformed {
 impl core::error::Error for Malformed {}
 
 impl Capabilities {
-    /// Reads the kernel's answer: the struct `vfio_iommu_type1_info` with everything behind it, in the byte order of this machine.
-    /// Capabilities that are not known, or of another version, are passed over.
+    /// Reads the kernel's answer: the struct `vfio_iommu_type1_info` with everything behind it, in
+    /// the byte order of this machine. Capabilities that are not known, or of another version, are
+    /// passed over.
     ///
     /// # Errors
     /// [`Malformed`].
@@ -158,7 +162,8 @@ mod tests {
         u32::from_ne_bytes([a, b, c, d])
     }
 
-    /// An answer as Linux 6.1 gives it: two capabilities of use, and one that is not known, between them.
+    /// An answer as Linux 6.1 gives it: two capabilities of use, and one that is not known, between
+    /// them.
     fn answer() -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut put =
@@ -241,7 +246,8 @@ mod tests {
             at(&mut bytes, place, word);
             Capabilities::parse(&bytes).unwrap_err()
         };
-        // The first ends beyond the second's begin; the second begins beyond its end; more are announced than there are.
+        // The first ends beyond the second's begin; the second begins beyond its end; more are
+        // announced than there are.
         assert_eq!(refused(48 + 4, 1), Malformed::Range);
         assert_eq!(refused(56 + 4, 0x100), Malformed::Range);
         assert!(matches!(refused(32, u32::MAX), Malformed::Short(_) | Malformed::Range));
@@ -254,7 +260,8 @@ mod tests {
             at(&mut bytes, place, word);
             Capabilities::parse(&bytes)
         };
-        // No page sizes; no capabilities; no ranges (another version); no entries (an older kernel): that one is no error.
+        // No page sizes; no capabilities; no ranges (another version); no entries (an older
+        // kernel): that one is no error.
         assert_eq!(without(4, 2), Err(Malformed::Missing));
         assert_eq!(without(4, 1), Err(Malformed::Missing));
         assert_eq!(without(24, pair(1, 2)), Err(Malformed::Missing));

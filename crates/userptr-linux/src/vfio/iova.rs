@@ -20,13 +20,15 @@ struct Gap {
 
 /// The free addresses.
 ///
-/// An address is given again as late as possible: each search goes on where the last one ended. A device that comes too late with an
-/// old address finds nothing there and faults, instead of finding a newer buffer.
+/// An address is given again as late as possible: each search goes on where the last one ended. A
+/// device that comes too late with an old address finds nothing there and faults, instead of
+/// finding a newer buffer.
 ///
 /// # Invariants
-/// The gaps are sorted, not empty, and do not touch each other: between two of them lies a block that is taken, or the border of
-/// a range. So there are at most as many as ranges in the beginning plus blocks, and the vector has room for that many: nothing
-/// allocates after [`new`](Self::new), and the lock around it may be taken by a cancel (rule 28).
+/// The gaps are sorted, not empty, and do not touch each other: between two of them lies a block
+/// that is taken, or the border of a range. So there are at most as many as ranges in the beginning
+/// plus blocks, and the vector has room for that many: nothing allocates after [`new`](Self::new),
+/// and the lock around it may be taken by a cancel (rule 28).
 #[derive(Debug)]
 pub(super) struct Iovas {
     gaps: Vec<Gap>,
@@ -38,7 +40,8 @@ pub(super) struct Iovas {
 }
 
 impl Iovas {
-    /// What `ranges` and `window` have in common, in whole pages of `1 << shift` bytes, for `most` blocks. The ranges do not overlap.
+    /// What `ranges` and `window` have in common, in whole pages of `1 << shift` bytes, for `most`
+    /// blocks. The ranges do not overlap.
     ///
     /// # Errors
     /// [`Refusal::Iova`] of one page: nothing at all. [`Refusal::Memory`].
@@ -52,7 +55,8 @@ impl Iovas {
         gaps.try_reserve_exact(ranges.len().saturating_add(most)).map_err(|_| Refusal::Memory)?;
         for range in ranges {
             let (first, last) = (range.first.max(window.first), range.last.min(window.last));
-            // Both rounded inwards. The page after the last one has a number, because a page has more than one byte.
+            // Both rounded inwards. The page after the last one has a number, because a page has
+            // more than one byte.
             let rounded = u64::from(first & !shl(u64::MAX, shift) != 0);
             let first = shr(first, shift).saturating_add(rounded);
             let end = match last.checked_add(1) {
@@ -64,7 +68,8 @@ impl Iovas {
             }
         }
         gaps.sort_unstable_by_key(|gap| gap.first);
-        // The kernel takes no mapping across two ranges, even if they touch: a page between them is never given.
+        // The kernel takes no mapping across two ranges, even if they touch: a page between them is
+        // never given.
         let mut end = None;
         gaps.retain_mut(|gap: &mut Gap| {
             if end == Some(gap.first) {
@@ -79,11 +84,13 @@ impl Iovas {
         Ok(Self { gaps, next: 0, taken: 0, most, shift })
     }
 
-    /// Takes a block of `bytes`, a multiple of the page size. Its address has the same remainder as `like` by `align`, a power of
-    /// two: so large pages of the process can be large pages of the device.
+    /// Takes a block of `bytes`, a multiple of the page size. Its address has the same remainder as
+    /// `like` by `align`, a power of two: so large pages of the process can be large pages of the
+    /// device.
     ///
     /// # Errors
-    /// [`Refusal::Table`]: as many blocks as there may be. [`Refusal::Iova`]: no gap is large enough.
+    /// [`Refusal::Table`]: as many blocks as there may be. [`Refusal::Iova`]: no gap is large
+    /// enough.
     pub(super) fn take(&mut self, bytes: u64, align: u64, like: u64) -> Result<u64, Refusal> {
         if self.taken >= self.most {
             return Err(Refusal::Table(self.most));
@@ -244,8 +251,9 @@ mod tests {
         assert!(iovas.take(PAGE, PAGE, 0).is_ok());
     }
 
-    /// Against a page map, over 40 address spaces of 3 ranges each: no two blocks share a page, all lie in the ranges and are congruent
-    /// to what was asked, a refusal is one, nothing allocates, and in the end everything is there again.
+    /// Against a page map, over 40 address spaces of 3 ranges each: no two blocks share a page, all
+    /// lie in the ranges and are congruent to what was asked, a refusal is one, nothing allocates,
+    /// and in the end everything is there again.
     #[test]
     fn random_blocks_agree_with_a_page_map() {
         const SPACE: u64 = 128;

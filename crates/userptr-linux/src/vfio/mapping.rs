@@ -16,7 +16,8 @@ pub(super) enum Kept {
 }
 
 /// # Invariants
-/// A span of the container is free, or has one [`Mapping`], or is in `kept`. It becomes free only after the container has unmapped it.
+/// A span of the container is free, or has one [`Mapping`], or is in `kept`. It becomes free only
+/// after the container has unmapped it.
 #[derive(Debug)]
 pub(super) struct Books {
     pub(super) iovas: Iovas,
@@ -33,7 +34,8 @@ pub(super) struct Books {
 pub(super) struct Shared<C: Container> {
     pub(super) container: C,
     pub(super) owner: Owner,
-    /// Taken by cancels: nothing is allocated under it, and it is not held across a call on the container.
+    /// Taken by cancels: nothing is allocated under it, and it is not held across a call on the
+    /// container.
     books: Mutex<Books>,
 }
 
@@ -57,12 +59,14 @@ impl<C: Container> Shared<C> {
 
     /// Unmaps a span and, after that, gives its addresses back, unless they are to be kept.
     fn unmap(&self, span: Span, in_use: bool) -> Result<(), Refusal> {
-        // SAFETY: a span of the books is ours alone (invariant of `Books`), and its mapping was made by `Mapping::make`.
+        // SAFETY: a span of the books is ours alone (invariant of `Books`), and its mapping was
+        // made by `Mapping::make`.
         let got =
             unsafe { self.container.unmap(span) }.map_err(|errno| self.refuse(Refusal::Stuck(errno)))?;
         let mut books = self.books();
         if got != span.bytes {
-            // The device reaches nothing there any more. But somebody else works on these addresses.
+            // The device reaches nothing there any more. But somebody else works on these
+            // addresses.
             books.foreign = books.foreign.saturating_add(1);
         }
         if in_use {
@@ -74,7 +78,8 @@ impl<C: Container> Shared<C> {
         Ok(())
     }
 
-    /// Frees everything that was kept, now that the device was reset. The number of spans that still cannot be unmapped.
+    /// Frees everything that was kept, now that the device was reset. The number of spans that
+    /// still cannot be unmapped.
     pub(super) fn reclaim(&self) -> usize {
         let mut left = self.books().kept.len();
         while left > 0 {
@@ -93,8 +98,8 @@ impl<C: Container> Shared<C> {
 
 /// Pages of the process that are pinned and mapped for the device.
 ///
-/// It is unmapped exactly once. If that fails, the pages stay pinned by the container and the addresses are not given again: the device is
-/// never left with addresses that mean something else.
+/// It is unmapped exactly once. If that fails, the pages stay pinned by the container and the
+/// addresses are not given again: the device is never left with addresses that mean something else.
 #[must_use = "dropping it takes the mapping away"]
 pub struct Mapping<C: Container> {
     shared: Arc<Shared<C>>,
@@ -113,7 +118,8 @@ impl<C: Container> Mapping<C> {
         address: usize,
         write: bool,
     ) -> Result<Self, Refusal> {
-        // SAFETY: the memory is that of a `Prepare`, whose maker promised what the device's use asks; the span was taken for it.
+        // SAFETY: the memory is that of a `Prepare`, whose maker promised what the device's use
+        // asks; the span was taken for it.
         if let Err(errno) = unsafe { shared.container.map(span, address, write) } {
             shared.books().iovas.give(span.iova, span.bytes);
             return Err(shared.refuse(match errno {
@@ -144,7 +150,8 @@ impl<C: Container> Mapping<C> {
         self.write
     }
 
-    /// Takes the mapping away, once; `in_use`: though the device has not stopped. A forked child has nothing to take away.
+    /// Takes the mapping away, once; `in_use`: though the device has not stopped. A forked child
+    /// has nothing to take away.
     pub(super) fn unmap(&self, in_use: bool) -> Result<(), Refusal> {
         if !self.shared.owner.is_me() {
             return Ok(());

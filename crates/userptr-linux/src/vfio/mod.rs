@@ -1,10 +1,12 @@
 //! A device behind an IOMMU, driven from user space through VFIO: [`Vfio`].
 //!
-//! `VFIO_IOMMU_MAP_DMA` pins pages of the process and makes them reachable for a device under addresses of its own. It pins them as they are
-//! at that moment: after `munmap` and a new `mmap`, after `MADV_DONTNEED`, `mremap` or a discard by a balloon the device still reads and
-//! writes the old pages, and every access succeeds. That is why virtual machine monitors switch discards off when such a device is
-//! plugged in, and why caches of such mappings go stale. A [`UserPtr`](userptr::UserPtr) takes the mapping away in time; in
-//! [strict mode](crate::Options::strict) before the `munmap` returns.
+//! `VFIO_IOMMU_MAP_DMA` pins pages of the process and makes them reachable for a device under
+//! addresses of its own. It pins them as they are at that moment: after `munmap` and a new `mmap`,
+//! after `MADV_DONTNEED`, `mremap` or a discard by a balloon the device still reads and writes the
+//! old pages, and every access succeeds. That is why virtual machine monitors switch discards off
+//! when such a device is plugged in, and why caches of such mappings go stale. A
+//! [`UserPtr`](userptr::UserPtr) takes the mapping away in time; in [strict
+//! mode](crate::Options::strict) before the `munmap` returns.
 //!
 //! | [`Device`] | VFIO |
 //! |---|---|
@@ -13,8 +15,9 @@
 //! | `stop`, `wait_idle` | the driver's own: [`Quiesce`]. After that, within `wait_idle`, `VFIO_IOMMU_UNMAP_DMA` |
 //! | `unmap` | the same, if it has not been done: the mapping was never used |
 //!
-//! The unmap belongs to `wait_idle` because it can fail: the object is quarantined then, as if the device had not stopped, keeps its
-//! pages, and [`Context::retry_quarantined`](userptr::Context::retry_quarantined) tries again.
+//! The unmap belongs to `wait_idle` because it can fail: the object is quarantined then, as if the
+//! device had not stopped, keeps its pages, and
+//! [`Context::retry_quarantined`](userptr::Context::retry_quarantined) tries again.
 //!
 //! ```
 //! use std::os::fd::OwnedFd;
@@ -32,15 +35,17 @@
 //! }
 //! ```
 //!
-//! Then as with any device: a [`Context`](userptr::Context) of it, an object over a range, a lease, and within the lease
-//! `lease.with(|mapped| mapped.map.span())` is what the hardware is told.
+//! Then as with any device: a [`Context`](userptr::Context) of it, an object over a range, a lease,
+//! and within the lease `lease.with(|mapped| mapped.map.span())` is what the hardware is told.
 //!
 //! # What the IOMMU gives
-//! When `VFIO_IOMMU_UNMAP_DMA` has returned, the device reaches nothing through these addresses: the kernel has removed the translation,
-//! emptied the IOMMU's cache of it, waited for accesses in flight, and unpinned the pages after that. An access that comes later is
-//! blocked and logged as a fault; the device sees an error, and may need a reset. So memory is safe even from hardware that
-//! does not stop, but the hardware is not: [`Quiesce`] is there to spare it the fault. With [`Setup::cut_off`] a device that does
-//! not stop by the deadline is cut off; without, its object is quarantined.
+//! When `VFIO_IOMMU_UNMAP_DMA` has returned, the device reaches nothing through these addresses:
+//! the kernel has removed the translation, emptied the IOMMU's cache of it, waited for accesses in
+//! flight, and unpinned the pages after that. An access that comes later is blocked and logged as a
+//! fault; the device sees an error, and may need a reset. So memory is safe even from hardware that
+//! does not stop, but the hardware is not: [`Quiesce`] is there to spare it the fault. With
+//! [`Setup::cut_off`] a device that does not stop by the deadline is cut off; without, its object
+//! is quarantined.
 //!
 //! # Limits
 //! | limit | what is said |
@@ -56,18 +61,22 @@
 //! None of them sticks but `EFAULT`, and nothing is left behind. [`Vfio::refusal`] tells the cause.
 //!
 //! # What of rust-vmm is used
-//! `vfio-bindings` for the kernel's structs. Not `vfio-ioctls` for the mappings: its `VfioContainer` does not ask for the limits
-//! (`VFIO_IOMMU_GET_INFO`), maps everything for reading and writing, and brings six crates. It is good for what comes before: open the
-//! group, the container and the device with it, and give the container to [`Type1::new`]; the tests in `kernel/tests/vfio-guest` do that. iommufd
-//! (Linux 6.2) can be another [`Container`].
+//! `vfio-bindings` for the kernel's structs. Not `vfio-ioctls` for the mappings: its
+//! `VfioContainer` does not ask for the limits (`VFIO_IOMMU_GET_INFO`), maps everything for reading
+//! and writing, and brings six crates. It is good for what comes before: open the group, the
+//! container and the device with it, and give the container to [`Type1::new`]; the tests in
+//! `kernel/tests/vfio-guest` do that. iommufd (Linux 6.2) can be another [`Container`].
 //!
 //! # Rules for the user
-//! * Open [`Vfio`] when the container has its devices and its IOMMU: each device may take away from the ranges.
+//! * Open [`Vfio`] when the container has its devices and its IOMMU: each device may take away from
+//!   the ranges.
 //! * A lease is held until the driver's own books have the command: until [`Quiesce`] waits for it.
-//! * Strict mode watches [64 ranges](crate::MAX_REGIONS). In the default mode `munmap` returns at once; the old pages stay
-//!   pinned and mapped until the hardware is done, and nobody is given a lease on them.
-//! * A forked child inherits neither the mappings nor the right to take them away. If it inherits the container's descriptor, the kernel
-//!   keeps the mappings after the parent's death; Rust's descriptors are close-on-exec.
+//! * Strict mode watches [64 ranges](crate::MAX_REGIONS). In the default mode `munmap` returns at
+//!   once; the old pages stay pinned and mapped until the hardware is done, and nobody is given a
+//!   lease on them.
+//! * A forked child inherits neither the mappings nor the right to take them away. If it inherits
+//!   the container's descriptor, the kernel keeps the mappings after the parent's death; Rust's
+//!   descriptors are close-on-exec.
 
 mod container;
 mod info;
@@ -92,8 +101,8 @@ use userptr::notifier::Outcome;
 
 /// How a driver stops its hardware.
 ///
-/// All calls are *reclaim class*: they allocate nothing, and take no lock that is held across an allocation or a fault; a cancel may run
-/// while a thread of the process is blocked in `munmap`.
+/// All calls are *reclaim class*: they allocate nothing, and take no lock that is held across an
+/// allocation or a fault; a cancel may run while a thread of the process is blocked in `munmap`.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicUsize, Ordering};
@@ -120,17 +129,19 @@ use userptr::notifier::Outcome;
 /// }
 /// ```
 pub trait Quiesce: Send + Sync + 'static {
-    /// Asks the hardware to stop using the span: no command that names it is given any more. Never waits. May come more than once, and
-    /// does not come before every `wait_idle`.
+    /// Asks the hardware to stop using the span: no command that names it is given any more. Never
+    /// waits. May come more than once, and does not come before every `wait_idle`.
     fn stop(&self, span: Span) {
         let _ = span;
     }
 
-    /// Waits until the hardware has finished every command that names an address in the span. Nobody has a lease at that time, so none
-    /// can be added. Called again if the unmap failed, or the deadline passed and the cancel is tried again. `None`: for ever.
+    /// Waits until the hardware has finished every command that names an address in the span.
+    /// Nobody has a lease at that time, so none can be added. Called again if the unmap failed, or
+    /// the deadline passed and the cancel is tried again. `None`: for ever.
     ///
-    /// `Idle` must be true: it is the driver's word that no access will come. If it is not, memory stays safe, but the hardware gets faults,
-    /// or, when the addresses have been given again, another buffer.
+    /// `Idle` must be true: it is the driver's word that no access will come. If it is not, memory
+    /// stays safe, but the hardware gets faults, or, when the addresses have been given again,
+    /// another buffer.
     fn wait_idle(&self, span: Span, timeout: Option<Duration>) -> Outcome;
 }
 
@@ -148,15 +159,16 @@ impl<Q: Quiesce + ?Sized> Quiesce for Arc<Q> {
 /// How to use a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setup {
-    /// Which addresses the device can put out: a device with 28 address lines has `last: (1 << 28) - 1`. Only what the container allows of
-    /// them is used. The first page is left out by default, as zero means "none" to much hardware.
+    /// Which addresses the device can put out: a device with 28 address lines has
+    /// `last: (1 << 28) - 1`. Only what the container allows of them is used. The first page is
+    /// left out by default, as zero means "none" to much hardware.
     pub window: IovaRange,
     /// The most mappings at once, at least one; a table of that size is made.
     pub mappings: usize,
     /// How long an invalidation waits for leases and for the hardware; see [`Limits::deadline`].
     pub deadline: Option<Duration>,
-    /// Whether hardware that does not stop by the deadline, or is lost, is cut off by the unmap. Its addresses are not given again before
-    /// [`Vfio::reclaim`].
+    /// Whether hardware that does not stop by the deadline, or is lost, is cut off by the unmap.
+    /// Its addresses are not given again before [`Vfio::reclaim`].
     pub cut_off: bool,
 }
 
@@ -176,13 +188,15 @@ impl Default for Setup {
 pub struct Stats {
     /// Spans of addresses that are not free: mappings, and those below.
     pub taken: usize,
-    /// Mappings that nobody has any more and that could not be taken away: the device still reaches their pages, which stay pinned.
+    /// Mappings that nobody has any more and that could not be taken away: the device still reaches
+    /// their pages, which stay pinned.
     pub stuck: usize,
     /// Spans that the device may still use, though it was cut off.
     pub in_use: usize,
     /// Mappings that were cut off before the device had stopped, in all.
     pub cut_off: u64,
-    /// Mappings of which the container had less than was made when they were taken away, in all: somebody else works on its addresses.
+    /// Mappings of which the container had less than was made when they were taken away, in all:
+    /// somebody else works on its addresses.
     pub foreign: u64,
 }
 
@@ -199,8 +213,9 @@ impl<Q: Quiesce, C: Container> Vfio<Q, C> {
     /// The device of a container, for the calling process.
     ///
     /// # Errors
-    /// [`Refusal`], with the cause: no container of type 1 ([`Refusal::Missing`]), its pages are too large
-    /// ([`Refusal::LargePages`]), it has no addresses in the window ([`Refusal::Iova`] of one page), no memory.
+    /// [`Refusal`], with the cause: no container of type 1 ([`Refusal::Missing`]), its pages are
+    /// too large ([`Refusal::LargePages`]), it has no addresses in the window ([`Refusal::Iova`] of
+    /// one page), no memory.
     pub fn open(container: C, driver: Q, setup: Setup) -> Result<Self, Refusal> {
         // SAFETY: takes no pointer.
         let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
@@ -256,8 +271,9 @@ impl<Q: Quiesce, C: Container> Vfio<Q, C> {
         }
     }
 
-    /// For a driver that has reset its device: tries the unmaps again that have failed, and gives the addresses free that the device used
-    /// when it was cut off. The number of mappings that still cannot be taken away. Objects that are quarantined are the context's:
+    /// For a driver that has reset its device: tries the unmaps again that have failed, and gives
+    /// the addresses free that the device used when it was cut off. The number of mappings that
+    /// still cannot be taken away. Objects that are quarantined are the context's:
     /// [`retry_quarantined`](userptr::Context::retry_quarantined).
     pub fn reclaim(&self) -> usize {
         if self.shared.owner.is_me() { self.shared.reclaim() } else { 0 }

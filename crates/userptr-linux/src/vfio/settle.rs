@@ -1,13 +1,15 @@
 //! Memory that is pinned for reading only.
 //!
-//! Before Linux 6.2 a pin for reading takes whatever page is there, also the one page of zeros that untouched memory shares, or one shared
-//! with a forked process. The next write of the process goes to a new page then, and the device reads the old one for ever. A fork
-//! between the settling and the pin can still do that: the host's rule about forks stands.
+//! Before Linux 6.2 a pin for reading takes whatever page is there, also the one page of zeros that
+//! untouched memory shares, or one shared with a forked process. The next write of the process goes
+//! to a new page then, and the device reads the old one for ever. A fork between the settling and
+//! the pin can still do that: the host's rule about forks stands.
 
 use crate::Refusal;
 use core::ffi::CStr;
 
-/// Makes every page of the range the process's own, where a pin for reading would not do that itself.
+/// Makes every page of the range the process's own, where a pin for reading would not do that
+/// itself.
 pub(super) fn settle(address: usize, bytes: usize) -> Result<(), Refusal> {
     if pins_settle() {
         return Ok(());

@@ -188,7 +188,8 @@ scenario!(a_waker_that_panics_or_blocks_stops_no_request, 20, {
     drop(lease);
     object.memory().unwrap().discard().unwrap();
     eventually("the buffer is given back", || context.device().in_use() == (0, 0));
-    // It keeps its own thread: nobody who drops the ring waits for it longer than the deadline, which is 1 s here.
+    // It keeps its own thread: nobody who drops the ring waits for it longer than the deadline,
+    // which is 1 s here.
     let began = Instant::now();
     drop((object, context));
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());

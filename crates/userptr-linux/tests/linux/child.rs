@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 const MARK: &str = "USERPTR_TEST_CHILD";
 
-/// Runs `body` in a process of its own, which is killed after `deadline`. `name` is the test's full path.
+/// Runs `body` in a process of its own, which is killed after `deadline`. `name` is the test's full
+/// path.
 pub(crate) fn in_child(name: &str, deadline: Duration, body: impl FnOnce()) {
     if std::env::var_os(MARK).is_some() {
         return body();

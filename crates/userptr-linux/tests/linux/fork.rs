@@ -124,7 +124,8 @@ scenario!(
 );
 
 scenario!(
-    /// `mremap` carries a watch to where nobody looks for it: it must be gone, too, when the descriptor is closed.
+    /// `mremap` carries a watch to where nobody looks for it: it must be gone, too, when the
+    /// descriptor is closed.
     s73_a_moved_watch_is_ended_before_the_descriptor_is_closed,
     30,
     {

@@ -62,7 +62,8 @@ scenario!(
 );
 
 scenario!(
-    /// The fallback is chosen, never silent: without a watch, only who promises to look after the memory himself gets an object.
+    /// The fallback is chosen, never silent: without a watch, only who promises to look after the
+    /// memory himself gets an object.
     s74_without_a_watch_only_unsynchronised_objects,
     20,
     {

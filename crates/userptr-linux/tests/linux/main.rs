@@ -1,5 +1,5 @@
-//! Real memory, real I/O: scenarios 69 to 76. Each runs in a child process of its own with a deadline, because what goes wrong
-//! here hangs.
+//! Real memory, real I/O: scenarios 69 to 76. Each runs in a child process of its own with a
+//! deadline, because what goes wrong here hangs.
 
 #![allow(
     clippy::unwrap_used,

@@ -80,7 +80,8 @@ scenario!(s102_what_is_forgotten_breaks_nothing, 30, {
             }
             _ => {}
         }
-        // The pages go while the lease is forgotten: at the deadline the object is quarantined, and nobody hangs.
+        // The pages go while the lease is forgotten: at the deadline the object is quarantined, and
+        // nobody hangs.
         object.memory().unwrap().discard().unwrap();
         if what == 3 {
             std::mem::forget(object);

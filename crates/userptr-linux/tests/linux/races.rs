@@ -13,8 +13,9 @@ const BYTES: usize = 16 << 10;
 const WHOLE: Part = Part { offset: 0, bytes: BYTES };
 const PART: uring::Part = uring::Part { offset: 0, bytes: BYTES, at: 0 };
 
-/// Another thread unmaps; this one maps the address anew as soon as it can, takes a lease, and lets the device read. The number of
-/// attempts in which the device saw something else than the new memory's zeros.
+/// Another thread unmaps; this one maps the address anew as soon as it can, takes a lease, and lets
+/// the device read. The number of attempts in which the device saw something else than the new
+/// memory's zeros.
 fn reuse(options: Options, attempts: u64) -> u32 {
     let stack = Stack::new(options);
     let file = memfd().unwrap();
@@ -55,7 +56,8 @@ scenario!(s70_reuse_before_the_unmap_returned_is_never_stale, 120, {
 });
 
 scenario!(
-    /// The unmapper goes on when its message was read, and the probe is quiet then; the gate covers the rest.
+    /// The unmapper goes on when its message was read, and the probe is quiet then; the gate covers
+    /// the rest.
     s70_a_slow_monitor_is_never_stale,
     120,
     {
@@ -64,7 +66,8 @@ scenario!(
 );
 
 scenario!(
-    /// Without the probe the race is lost: this is what the probe is for, and what shows that the test above meets the race.
+    /// Without the probe the race is lost: this is what the probe is for, and what shows that the
+    /// test above meets the race.
     s70_control_without_the_probe_it_is_stale,
     120,
     {
@@ -74,8 +77,8 @@ scenario!(
     }
 );
 
-/// One thread discards again and again; this one takes leases all the time. After each discard has returned, and the new content is
-/// written, a look-up must see that.
+/// One thread discards again and again; this one takes leases all the time. After each discard has
+/// returned, and the new content is written, a look-up must see that.
 fn discard(options: Options, attempts: u64) -> u32 {
     let stack = Stack::new(options);
     let file = memfd().unwrap();
@@ -91,7 +94,8 @@ fn discard(options: Options, attempts: u64) -> u32 {
                 memory::advise(range, libc::MADV_DONTNEED).unwrap();
                 done.store(true, Ordering::Release);
             });
-            // Look-ups during the discard: they may see the old pages or the new ones, or be told to come again.
+            // Look-ups during the discard: they may see the old pages or the new ones, or be told
+            // to come again.
             while !done.load(Ordering::Acquire) {
                 drop(object.try_acquire());
             }

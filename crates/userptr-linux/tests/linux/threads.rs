@@ -22,7 +22,8 @@ fn threads() -> Vec<(String, u64)> {
     tasks.map(|status| thread(&status)).collect()
 }
 
-/// The calling thread. Another one may be starting a thread, for which the C library blocks its signals a moment.
+/// The calling thread. Another one may be starting a thread, for which the C library blocks its
+/// signals a moment.
 fn caller() -> (String, u64) {
     thread(&fs::read_to_string("/proc/thread-self/status").unwrap())
 }

@@ -9,7 +9,8 @@ use userptr_linux::uffd::{Event, Events, Probe, Uffd};
 const BYTES: usize = 64 << 10;
 
 scenario!(
-    /// The fact behind scenario 70: the probe is not quiet from the moment the pages are gone until the message was read.
+    /// The fact behind scenario 70: the probe is not quiet from the moment the pages are gone until
+    /// the message was read.
     s70_the_probe_sees_a_change_until_its_message_is_read,
     20,
     {

@@ -29,7 +29,8 @@ scenario!(s69_no_stale_page_after_any_change, 120, {
 });
 
 scenario!(
-    /// The same without anybody to tell: every attempt must be found out, or the check above says nothing.
+    /// The same without anybody to tell: every attempt must be found out, or the check above says
+    /// nothing.
     s69_control_a_naive_cache_is_always_stale,
     120,
     {

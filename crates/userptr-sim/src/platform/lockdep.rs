@@ -1,9 +1,11 @@
 //! The lock checker: which locks this thread holds, and what it may therefore not do.
 //!
-//! A thread takes locks in ascending rank, two of one class never together. It does not sleep while it holds a spinlock or is in
-//! a [`NON_BLOCK`] section. It does not allocate while it holds a lock that an invalidation takes, or inside a callback.
+//! A thread takes locks in ascending rank, two of one class never together. It does not sleep while
+//! it holds a spinlock or is in a [`NON_BLOCK`] section. It does not allocate while it holds a lock
+//! that an invalidation takes, or inside a callback.
 //!
-//! The thread's list is plain thread-local data, so the checker adds no synchronisation that could hide a race.
+//! The thread's list is plain thread-local data, so the checker adds no synchronisation that could
+//! hide a race.
 
 use core::cell::RefCell;
 use std::fmt::Write;
@@ -136,7 +138,8 @@ pub struct Section {
 /// # Panics
 /// As [`acquire`].
 pub fn section(class: LockClass, kind: Kind) -> Section {
-    // Sections have no address. Ranks do not repeat among what one thread holds, so the rank is as good as one.
+    // Sections have no address. Ranks do not repeat among what one thread holds, so the rank is as
+    // good as one.
     let address = usize::from(class.rank);
     acquire(class, kind, address);
     Section { address, _not_send: core::marker::PhantomData }

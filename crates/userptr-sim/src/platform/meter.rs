@@ -1,4 +1,5 @@
-//! The metered allocator: counts what is live, fails the n-th call, and can call back as reclaim does.
+//! The metered allocator: counts what is live, fails the n-th call, and can call back as reclaim
+//! does.
 
 use core::alloc::Layout;
 use core::cell::{Cell, RefCell};
@@ -9,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 type Hook = Arc<dyn Fn() + Send + Sync>;
 
-/// A meter of allocations. It measures the threads that [`enter`](Meter::enter) it; what one thread allocates and another frees
-/// is booked on the meter that it was allocated under.
+/// A meter of allocations. It measures the threads that [`enter`](Meter::enter) it; what one thread
+/// allocates and another frees is booked on the meter that it was allocated under.
 #[derive(Default)]
 pub struct Meter {
     live: AtomicUsize,
@@ -63,8 +64,8 @@ impl Meter {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Calls `hook` inside every allocation of a thread that this measures, before the memory is taken: direct reclaim. Not
-    /// called inside itself. `None` ends it.
+    /// Calls `hook` inside every allocation of a thread that this measures, before the memory is
+    /// taken: direct reclaim. Not called inside itself. `None` ends it.
     pub fn on_alloc(&self, hook: Option<Box<dyn Fn() + Send + Sync>>) {
         *self.hook.lock().unwrap_or_else(PoisonError::into_inner) = hook.map(Arc::from);
     }
@@ -109,7 +110,8 @@ impl Drop for MeterGuard {
     }
 }
 
-/// The meter's pointer lies in front of the memory. Returns the whole layout and where the memory begins.
+/// The meter's pointer lies in front of the memory. Returns the whole layout and where the memory
+/// begins.
 fn with_header(layout: Layout) -> Option<(Layout, usize)> {
     Layout::new::<*const Meter>().extend(layout).ok()
 }
@@ -141,7 +143,8 @@ pub(super) fn alloc(layout: Layout) -> Option<NonNull<u8>> {
 pub(super) unsafe fn dealloc(ptr: NonNull<u8>, layout: Layout) {
     // CANNOT FAIL: the same computation succeeded in `alloc`.
     let Some((whole, offset)) = with_header(layout) else { return };
-    // SAFETY: `alloc` put the memory at `offset` of a block of layout `whole`, with the header at its start.
+    // SAFETY: `alloc` put the memory at `offset` of a block of layout `whole`, with the header at
+    // its start.
     let raw = unsafe {
         let start = ptr.byte_sub(offset);
         let raw = start.cast::<*const Meter>().read();

@@ -1,8 +1,10 @@
-//! The checking host: [`Sim`] is the standard library's host with a lock checker and a metered allocator around it.
+//! The checking host: [`Sim`] is the standard library's host with a lock checker and a metered
+//! allocator around it.
 //!
-//! It finds on every run, not only when the schedule is unlucky: a lock taken out of order, a sleep under a spinlock, an
-//! allocation under a lock that an invalidation takes (rule 27), a call-out under such a lock. A violation panics at once,
-//! with the locks that are held. See [`lockdep`] for the rules and [`Meter`] for failing, counting and recursing allocations.
+//! It finds on every run, not only when the schedule is unlucky: a lock taken out of order, a sleep
+//! under a spinlock, an allocation under a lock that an invalidation takes (rule 27), a call-out
+//! under such a lock. A violation panics at once, with the locks that are held. See [`lockdep`] for
+//! the rules and [`Meter`] for failing, counting and recursing allocations.
 
 pub mod lockdep;
 mod meter;
@@ -22,7 +24,8 @@ use userptr::work::{SharedQueue, SoftWork};
 #[derive(Debug)]
 pub enum Sim {}
 
-// SAFETY: the fence is the language's own full fence; the meter hands out memory of the global allocator.
+// SAFETY: the fence is the language's own full fence; the meter hands out memory of the global
+// allocator.
 unsafe impl Platform for Sim {
     type Usize = NativeUsize;
     type Cell<T> = NativeCell<T>;
@@ -59,7 +62,8 @@ unsafe impl Platform for Sim {
     }
 }
 
-/// A lock whose order is checked. `SLEEPS` says whether its holder may sleep: a mutex, or a spinlock.
+/// A lock whose order is checked. `SLEEPS` says whether its holder may sleep: a mutex, or a
+/// spinlock.
 #[derive(Debug)]
 pub struct CheckedLock<const SLEEPS: bool> {
     raw: StdLock,
@@ -79,7 +83,8 @@ unsafe impl<const SLEEPS: bool> RawLock for CheckedLock<SLEEPS> {
     }
 
     unsafe fn acquire(&self) {
-        // Before the lock is taken: a violation is reported even where this thread would wait for itself for ever.
+        // Before the lock is taken: a violation is reported even where this thread would wait for
+        // itself for ever.
         let kind = if SLEEPS { lockdep::Kind::Mutex } else { lockdep::Kind::Spin };
         lockdep::acquire(self.class, kind, self.address());
         // SAFETY: the caller's promise.
@@ -104,7 +109,8 @@ unsafe impl RawWait for CheckedWait {
     }
 
     unsafe fn wait_until(&self, timeout: Option<Duration>, condition: &mut dyn FnMut() -> bool) -> bool {
-        // A timeout of zero asks once and does not sleep. Any other might, whether or not it does this time.
+        // A timeout of zero asks once and does not sleep. Any other might, whether or not it does
+        // this time.
         if !timeout.is_some_and(|t| t.is_zero()) {
             lockdep::might_sleep("wait_until");
         }

@@ -65,7 +65,8 @@ fn a_mutex_under_a_spinlock_is_caught() {
 #[should_panic(expected = "wait_until may sleep")]
 fn a_wait_under_a_spinlock_is_caught() {
     let (a, wait) = (spin(LockClass::NOTIFIER), WaitQueue::<<Sim as Platform>::Wait>::uninit());
-    // SAFETY: settled, and not held by this thread. The wait under the spinlock is the error that is looked for.
+    // SAFETY: settled, and not held by this thread. The wait under the spinlock is the error that
+    // is looked for.
     unsafe {
         wait.init();
         // A zero timeout asks once: no sleep.

@@ -1,4 +1,5 @@
-//! The machine itself. Each check of it is also seen to fail: what it must report, it is made to report here.
+//! The machine itself. Each check of it is also seen to fail: what it must report, it is made to
+//! report here.
 
 mod engine;
 mod memory;

@@ -1,7 +1,8 @@
 //! The smallest driver on `userptr-kernel`: it depends on the library, and copies nothing of it.
 //!
-//! The "device" has no engine: a lease is all that ever uses the pages, so it is always idle. A real one keeps a table of its own in
-//! `prepare`, and waits for its jobs in `wait_idle`: `userptr::docs::kernel`.
+//! The "device" has no engine: a lease is all that ever uses the pages, so it is always idle. A
+//! real one keeps a table of its own in `prepare`, and waits for its jobs in `wait_idle`:
+//! `userptr::docs::kernel`.
 #![no_std]
 
 use core::ffi::{c_int, c_long};

@@ -22,9 +22,10 @@ pub(super) struct Hardware {
 }
 
 /// # Invariants
-/// Only who has the turn begins a transfer or touches the staging page. `flying` is the table whose pages a transfer in flight
-/// may touch, or null; it is compared, never followed. It is set where the transfer is begun, in the same critical section,
-/// and cleared by whoever sees that the device has ended it.
+/// Only who has the turn begins a transfer or touches the staging page. `flying` is the table whose
+/// pages a transfer in flight may touch, or null; it is compared, never followed. It is set where
+/// the transfer is begun, in the same critical section, and cleared by whoever sees that the device
+/// has ended it.
 struct State {
     taken: bool,
     flying: *const DmaTable,
@@ -65,7 +66,8 @@ impl Hardware {
         Self { state: SpinLock::<Kernel, _>::uninit(class, state), turn: KWait::uninit() }
     }
 
-    /// Does something that jobs look at between transfers; those that wait for their turn look at once.
+    /// Does something that jobs look at between transfers; those that wait for their turn look at
+    /// once.
     pub(super) fn tell(&self, what: impl FnOnce()) {
         self.with(|_| what());
         // SAFETY: initialised, alive by the caller's reference.
@@ -73,7 +75,8 @@ impl Hardware {
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
-        // SAFETY: initialised; nothing in this file calls it from inside itself, and the closures only touch registers and words.
+        // SAFETY: initialised; nothing in this file calls it from inside itself, and the closures
+        // only touch registers and words.
         unsafe { self.state.with(f) }
     }
 
@@ -150,7 +153,8 @@ impl Turn<'_> {
         (at, address)
     }
 
-    /// Moves bytes between the device's buffer and the pages; not if the table was stopped before the transfer begins.
+    /// Moves bytes between the device's buffer and the pages; not if the table was stopped before
+    /// the transfer begins.
     pub(super) fn move_pages(
         &self,
         table: &DmaTable,
@@ -184,14 +188,16 @@ impl Turn<'_> {
     ) -> Result<(), Error> {
         self.0.with(|state| {
             go()?;
-            // SAFETY: the device is there. Only after somebody ran out of patience does it still run here.
+            // SAFETY: the device is there. Only after somebody ran out of patience does it still
+            // run here.
             match unsafe { ffi::sample_edu_running() } {
                 0 => {}
                 1 => return Err(Error::Busy),
                 _ => return Err(Error::DeviceLost),
             }
             state.flying = table;
-            // SAFETY: it is our turn; the address is mapped, and stays so while `flying` says that it is used.
+            // SAFETY: it is our turn; the address is mapped, and stays so while `flying` says that
+            // it is used.
             unsafe { ffi::sample_edu_start(address, len, to_memory) };
             Ok(())
         })

@@ -1,6 +1,8 @@
-//! Tests of the platform inside the kernel: does [`Kernel`] keep the promises of the platform traits?
+//! Tests of the platform inside the kernel: does [`Kernel`] keep the promises of the platform
+//! traits?
 //!
-//! A module that is to test itself calls [`run`]. The subtests `host-*` of the user program ask the sample module for it.
+//! A module that is to test itself calls [`run`]. The subtests `host-*` of the user program ask the
+//! sample module for it.
 #![no_std]
 
 #[cfg(feature = "seeded")]
@@ -202,7 +204,8 @@ fn work_runs_and_is_refused_while_pending() -> TestResult {
     let queue = get!(KQueue::try_new(Kind::Pin));
     let c = get!(counter(&queue, 0, 0));
     get!(enqueue::<_, Kernel, 0>(&queue, c.clone()));
-    // It stands at the gate: its pending bit is clear, so once more is accepted and twice more is refused.
+    // It stands at the gate: its pending bit is clear, so once more is accepted and twice more is
+    // refused.
     let entered = entered(&c);
     let second = enqueue::<_, Kernel, 0>(&queue, c.clone()).is_ok();
     let third = enqueue::<_, Kernel, 0>(&queue, c.clone());
@@ -264,7 +267,8 @@ impl Adder {
     /// `false`: the other did not come.
     fn add(&self) -> bool {
         self.arrived.fetch_add(1, Ordering::Relaxed);
-        // Both at once, or the lock has nothing to do. Without sleeping, so that they are on two processors.
+        // Both at once, or the lock has nothing to do. Without sleeping, so that they are on two
+        // processors.
         let limit = now_ns().saturating_add(5_000_000_000);
         while self.arrived.load(Ordering::Relaxed) < 2 {
             core::hint::spin_loop();
@@ -367,7 +371,8 @@ fn software_queue() -> TestResult {
     RUNS.store(0, Ordering::Relaxed);
     let queue = get!(SoftQueue::<Kernel>::try_new());
     let item = SoftWork::<Kernel>::uninit(count);
-    // SAFETY: the item lives until the end of this function, at its final address, and is run before that.
+    // SAFETY: the item lives until the end of this function, at its final address, and is run
+    // before that.
     unsafe {
         item.init();
         check!(queue.enqueue(&raw const item));

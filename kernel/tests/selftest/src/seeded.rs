@@ -1,9 +1,10 @@
-//! Known bugs, one for each checker, behind the feature `seeded`: the check of the checks. `vm-test` boots a module that
-//! has them and fails if a checker keeps silent. Each is in Rust code, so it also shows that the checkers see that half, and
-//! is a function of its own, whose name stands in the report.
+//! Known bugs, one for each checker, behind the feature `seeded`: the check of the checks.
+//! `vm-test` boots a module that has them and fails if a checker keeps silent. Each is in Rust
+//! code, so it also shows that the checkers see that half, and is a function of its own, whose name
+//! stands in the report.
 //!
-//! The stock kernel checks nothing by itself; there the bug is that the start of an invalidation is ignored, which a subtest has
-//! to notice.
+//! The stock kernel checks nothing by itself; there the bug is that the start of an invalidation is
+//! ignored, which a subtest has to notice.
 
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_void};
@@ -14,8 +15,9 @@ use userptr::work::enqueue;
 use userptr::{Error, RawQueue, Ref, RefCounted, ref_counted};
 use userptr_kernel::{KQueue, KWait, Kernel, Kind};
 
-/// The oldest mistake of such drivers: pages stay with the device after the mapping is gone. The linker puts it into the place of
-/// `userptr_invalidate_start` (`--wrap`, in `vm/module`), so the library does not know of it.
+/// The oldest mistake of such drivers: pages stay with the device after the mapping is gone. The
+/// linker puts it into the place of `userptr_invalidate_start` (`--wrap`, in `vm/module`), so the
+/// library does not know of it.
 #[unsafe(no_mangle)]
 extern "C" fn __wrap_userptr_invalidate_start(_: *const c_void, _: usize, _: usize, _: bool) -> c_int {
     0
@@ -92,7 +94,8 @@ fn lock_order() -> Option<()> {
     Some(())
 }
 
-/// Waits under a spinlock. Not for a mutex: lockdep would report that, too, and then be silent about the order of two.
+/// Waits under a spinlock. Not for a mutex: lockdep would report that, too, and then be silent
+/// about the order of two.
 #[inline(never)]
 fn sleep_under_spinlock() -> Option<()> {
     let l = locks()?;

@@ -1,4 +1,5 @@
-//! QEMU's `edu` device, driven from user space: one DMA engine with a buffer of its own. A transfer begins 100 ms after its command.
+//! QEMU's `edu` device, driven from user space: one DMA engine with a buffer of its own. A transfer
+//! begins 100 ms after its command.
 
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -103,8 +104,8 @@ impl Edu {
         unsafe { self.register(COMMAND).read_volatile() & START != 0 }
     }
 
-    /// Gives the engine a command; what is in its buffer comes or goes. The caller holds a lease, or has nobody to blame. `false`: it is
-    /// at work.
+    /// Gives the engine a command; what is in its buffer comes or goes. The caller holds a lease,
+    /// or has nobody to blame. `false`: it is at work.
     pub fn start(&self, span: Span, offset: usize, bytes: usize, way: Way) -> bool {
         assert!(bytes <= MAX_BYTES && (offset + bytes) as u64 <= span.bytes, "{offset}+{bytes} in {span:?}");
         let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);

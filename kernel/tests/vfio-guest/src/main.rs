@@ -1,7 +1,9 @@
-//! The VFIO device of `userptr` against QEMU's `edu` device behind an emulated IOMMU, run in the guest by `kernel/vm-test vfio`.
+//! The VFIO device of `userptr` against QEMU's `edu` device behind an emulated IOMMU, run in the
+//! guest by `kernel/vm-test vfio`.
 //!
-//! Each subtest runs in a process of its own, with a deadline: what goes wrong here hangs. After it, the faults that the IOMMU has logged
-//! are counted: a subtest says how many it provokes, and one more or less fails it. And no page may stay pinned in the whole machine.
+//! Each subtest runs in a process of its own, with a deadline: what goes wrong here hangs. After
+//! it, the faults that the IOMMU has logged are counted: a subtest says how many it provokes, and
+//! one more or less fails it. And no page may stay pinned in the whole machine.
 
 mod cases;
 mod edu;
@@ -14,7 +16,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A subtest: its name, how many faults of the IOMMU it provokes, and what it does. What it returns is printed.
+/// A subtest: its name, how many faults of the IOMMU it provokes, and what it does. What it returns
+/// is printed.
 pub struct Case {
     pub name: &'static str,
     pub faults: usize,
@@ -90,7 +93,8 @@ fn run(name: &str) -> Result<String, String> {
     }
 }
 
-/// The kernel logs no more than three faults in five seconds: each costs it three messages of the ten that it allows itself.
+/// The kernel logs no more than three faults in five seconds: each costs it three messages of the
+/// ten that it allows itself.
 #[derive(Default)]
 struct Pace(Vec<Instant>);
 

@@ -88,7 +88,8 @@ pub fn locked_pages() -> usize {
 
 /// Pages that anybody has pinned and not given back, in the whole machine.
 pub fn pinned_pages() -> u64 {
-    // Each processor keeps a count of its own for a while; this adds them up. An old kernel may not have it.
+    // Each processor keeps a count of its own for a while; this adds them up. An old kernel may not
+    // have it.
     let _ = std::fs::read("/proc/sys/vm/stat_refresh");
     let counts = std::fs::read_to_string("/proc/vmstat").expect("statistics");
     let count = |name: &str| {

@@ -41,7 +41,8 @@ impl Setting {
 
     pub fn with(options: Options, setup: Setup) -> Self {
         let edu = Edu::open();
-        // SAFETY: `vfio-ioctls` has given it a group and an IOMMU of type 1, version 2; nothing else is mapped in the window.
+        // SAFETY: `vfio-ioctls` has given it a group and an IOMMU of type 1, version 2; nothing
+        // else is mapped in the window.
         let container = unsafe { Type1::new(edu.container()) };
         let device = Vfio::open(container, edu.clone(), setup).expect("the container's limits");
         let space = Linux::with(options).expect("userfaultfd");

@@ -1,5 +1,5 @@
-//! The VFIO device over a container that is not the kernel's: who is called when, what is refused, and what is left. The hardware's
-//! half is in the virtual machine (`kernel/vm-test vfio`).
+//! The VFIO device over a container that is not the kernel's: who is called when, what is refused,
+//! and what is left. The hardware's half is in the virtual machine (`kernel/vm-test vfio`).
 
 mod world;
 

@@ -119,7 +119,8 @@ unsafe impl Container for Fake {
         if self.0.busy.load(Ordering::SeqCst) {
             self.0.too_early.fetch_add(1, Ordering::SeqCst);
         }
-        // A caller who has given the addresses back before this is found out: somebody else takes them meanwhile.
+        // A caller who has given the addresses back before this is found out: somebody else takes
+        // them meanwhile.
         std::thread::yield_now();
         let gone = self.0.mapped.lock().unwrap().remove(&at.iova);
         self.0.unmaps.fetch_add(1, Ordering::SeqCst);

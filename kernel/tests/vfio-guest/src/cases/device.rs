@@ -188,7 +188,8 @@ fn read_only() -> String {
     memory::fill(address, BYTES, 1);
     let object = setting.create(address, BYTES, Flags::READ_ONLY);
     let lease = lease(&object);
-    // First the write: QEMU's IOMMU refuses one through a translation that it has in its cache, too, but says nothing.
+    // First the write: QEMU's IOMMU refuses one through a translation that it has in its cache,
+    // too, but says nothing.
     setting.load(2);
     setting.edu.transfer(span(&lease), 0, MAX_BYTES, Way::ToMemory);
     assert_eq!(memory::look(address, BYTES), memory::pattern(BYTES, 1), "the device has written");
@@ -201,7 +202,8 @@ fn read_only_follows() -> String {
     let setting = Setting::new();
     let naive = memory::map(PAGE);
     let at = Span { iova: 0xf10_0000, bytes: PAGE as u64 };
-    // SAFETY: memory of system calls, which no reference points to; the span lies outside of the window.
+    // SAFETY: memory of system calls, which no reference points to; the span lies outside of the
+    // window.
     unsafe { setting.device().container().map(at, naive, false) }.unwrap();
     memory::fill(naive, PAGE, 9);
     let stale = setting.seen_by_device(at, 0, MAX_BYTES) != memory::pattern(MAX_BYTES, 9);
@@ -216,8 +218,8 @@ fn read_only_follows() -> String {
     format!("naive {}, userptr follows", if stale { "reads zeros for ever" } else { "follows, too" })
 }
 
-/// More threads than the window has room for: an address is taken again the moment that it is free, so one that becomes free before
-/// its mapping is gone is found out.
+/// More threads than the window has room for: an address is taken again the moment that it is free,
+/// so one that becomes free before its mapping is gone is found out.
 fn many_threads() -> String {
     const THREADS: usize = 6;
     const BLOCKS: usize = 4;
@@ -264,8 +266,8 @@ fn many_threads() -> String {
     )
 }
 
-/// One place for three threads that map and unmap as fast as they can, below the objects: whoever is given addresses whose mapping is not
-/// gone yet is refused by the kernel with `EEXIST`.
+/// One place for three threads that map and unmap as fast as they can, below the objects: whoever
+/// is given addresses whose mapping is not gone yet is refused by the kernel with `EEXIST`.
 fn free_last() -> String {
     const THREADS: usize = 3;
     const ROUNDS: usize = 1500;

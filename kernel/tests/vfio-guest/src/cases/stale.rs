@@ -1,5 +1,6 @@
-//! The main question: after a change of the mappings, does the device work on what the address means now? Once by plain VFIO, which must
-//! fail, or the test sees nothing; and once through `userptr`, which may not.
+//! The main question: after a change of the mappings, does the device work on what the address
+//! means now? Once by plain VFIO, which must fail, or the test sees nothing; and once through
+//! `userptr`, which may not.
 
 use super::case;
 use crate::Case;
@@ -22,7 +23,8 @@ pub fn cases() -> Vec<Case> {
         case("stale-mremap-away", 0, || compare(mremap_away, true)),
         case("stale-mremap-onto", 0, || compare(mremap_onto, true)),
         case("stale-dontneed", 0, || compare(|| memory::discard(PLACE, PAGE), true)),
-        // The kernel gives the child a copy of a pinned page at once, so the parent's stays where it is.
+        // The kernel gives the child a copy of a pinned page at once, so the parent's stays where
+        // it is.
         case("stale-fork", 0, || compare(fork, false)),
         case("stale-by-other-thread", 0, || compare(|| std::thread::spawn(munmap).join().unwrap(), true)),
     ]
