@@ -108,52 +108,43 @@ pub fn refused_without_a_slot<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
+/// Which of two neighbours in the index is evicted while a start looks for `probe`.
+enum Evicted {
+    Probe,
+    Neighbour,
+}
+
+/// The neighbour, which lies below, leaves the index while a start looks for the object: it finds it.
 pub fn neighbour_below<P: Stage>() {
-    neighbour_in_the_index::<P>(0);
+    eviction_of_two::<P>(0, Evicted::Neighbour);
 }
 
 pub fn neighbour_above<P: Stage>() {
-    neighbour_in_the_index::<P>(4);
+    eviction_of_two::<P>(4, Evicted::Neighbour);
 }
 
-/// One object of two leaves the index while a start looks for the other, which it must find.
-fn neighbour_in_the_index<P: Stage>(at: usize) {
-    let (home, world) = (notifier::<P>(), World::new());
-    let probe = Probe::new(&home, &world, pages(2, 1));
-    let neighbour = Probe::new(&home, &World::new(), pages(at, 1));
-    assert!(Probe::acquire(&probe) && Probe::acquire(&neighbour));
-    let t = {
-        let neighbour = neighbour.clone();
-        P::spawn(move || assert_eq!(Notifier::revoke(&neighbour), Outcome::Idle))
-    };
-    assert_eq!(home.invalidate_and_wait(pages(2, 1), Blockable::Yes).unwrap(), Outcome::Idle);
-    probe.assert_released();
-    world.zap();
-    home.end(pages(2, 1));
-    P::join(t);
-    drop((probe, neighbour));
-    assert_quiet(&home, &world);
-}
-
+/// The object is evicted, and its neighbour stays: a start over the object alone that takes no lock
+/// has the unpin behind it, too.
 pub fn eviction_beside_a_neighbour_below<P: Stage>() {
-    eviction_beside_a_neighbour::<P>(0);
+    eviction_of_two::<P>(0, Evicted::Probe);
 }
 
 pub fn eviction_beside_a_neighbour_above<P: Stage>() {
-    eviction_beside_a_neighbour::<P>(4);
+    eviction_of_two::<P>(4, Evicted::Probe);
 }
 
-/// An object is evicted, and its neighbour stays: a start over the object alone that takes no lock
-/// has the unpin behind it, too.
-fn eviction_beside_a_neighbour<P: Stage>(at: usize) {
+/// Two objects are attached, and one is evicted, while a start comes for the first. The neighbour
+/// has page `at`.
+fn eviction_of_two<P: Stage>(at: usize, evicted: Evicted) {
     let (home, world) = (notifier::<P>(), World::new());
     let probe = Probe::new(&home, &world, pages(2, 1));
     let neighbour = Probe::new(&home, &World::new(), pages(at, 1));
     assert!(Probe::acquire(&probe) && Probe::acquire(&neighbour));
-    let t = {
-        let probe = probe.clone();
-        P::spawn(move || assert_eq!(Notifier::revoke(&probe), Outcome::Idle))
+    let evicted = match evicted {
+        Evicted::Probe => probe.clone(),
+        Evicted::Neighbour => neighbour.clone(),
     };
+    let t = P::spawn(move || assert_eq!(Notifier::revoke(&evicted), Outcome::Idle));
     assert_eq!(home.invalidate_and_wait(pages(2, 1), Blockable::Yes).unwrap(), Outcome::Idle);
     probe.assert_released();
     world.zap();
