@@ -262,10 +262,24 @@ impl<T: Subscriber<P>, P: Platform, R: Holder<T, P>> LeaseGuard<T, P, R> {
 }
 
 impl<T: Subscriber<P>, P: Platform, R: Holder<T, P>> Drop for LeaseGuard<T, P, R> {
+    #[inline]
     fn drop(&mut self) {
+        match self.object().attachment().leases.put() {
+            Put::Held => {}
+            last => self.ended(last),
+        }
+    }
+}
+
+impl<T: Subscriber<P>, P: Platform, R: Holder<T, P>> LeaseGuard<T, P, R> {
+    /// Does what the end of the last lease asks for. Kept out of line: most leases are not the
+    /// last.
+    #[cold]
+    #[inline(never)]
+    fn ended(&self, put: Put) {
         let object = self.object();
         let attachment = object.attachment();
-        match attachment.leases.put() {
+        match put {
             Put::Held => {}
             // SAFETY: settled with the attachment, in place by our reference; no lock is held.
             Put::Drained => unsafe { attachment.drained.wake_all() },

@@ -53,6 +53,7 @@ impl<D: Device> UserPtr<D> {
     /// assert_eq!(lease.pages().len(), 1);
     /// # Ok::<(), userptr::Error>(())
     /// ```
+    #[inline]
     pub fn try_acquire(&self) -> Result<Lease<'_, D>, Error> {
         let body = self.body();
         // Whose memory is it? A forked child must not get its parent's pages (rule 22).
@@ -64,13 +65,20 @@ impl<D: Device> UserPtr<D> {
         if let Some(lease) = self.try_lease()? {
             return Ok(lease);
         }
-        let result = self.acquire_slow(current);
-        trace::acquire(body.range(), false, result.as_ref().map(drop).map_err(|error| *error));
+        self.miss(current)
+    }
+
+    /// The slow path of [`try_acquire`](Self::try_acquire): there were no pages a moment ago. Kept
+    /// out of line, so that a hit pays for nothing of it.
+    #[cold]
+    #[inline(never)]
+    fn miss(&self, current: Current) -> Result<Lease<'_, D>, Error> {
+        let result = self.attach_and_pin(current);
+        trace::acquire(self.range(), false, result.as_ref().map(drop).map_err(|error| *error));
         result
     }
 
-    /// The slow path of [`try_acquire`](Self::try_acquire): there were no pages a moment ago.
-    fn acquire_slow(&self, current: Current) -> Result<Lease<'_, D>, Error> {
+    fn attach_and_pin(&self, current: Current) -> Result<Lease<'_, D>, Error> {
         let body = self.body();
         // All that can be needed is allocated before anything is attached (rule 7), outside every
         // lock (rule 27).
@@ -164,6 +172,7 @@ impl<D: Device> UserPtr<D> {
     }
 
     /// Takes a lease, if the pages are there.
+    #[inline]
     fn try_lease(&self) -> Result<Option<Lease<'_, D>>, Error> {
         let guard = Notifier::lease(Local::new(self));
         guard.map(|guard| self.validate(Lease::new(guard))).transpose()
@@ -175,6 +184,7 @@ impl<D: Device> UserPtr<D> {
     /// The order matters: lease, then the address space, then the lease word (E9). If the change
     /// was under way when the lease was taken, either the address space still says so, or its
     /// invalidation has begun since and has closed the word.
+    #[inline]
     fn validate<'a>(&self, lease: Lease<'a, D>) -> Result<Lease<'a, D>, Error> {
         let body = self.body();
         if let Some(registration) = body.watched_registration() {
