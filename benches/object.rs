@@ -19,6 +19,7 @@ use common::{PAGE, Stage};
 use core::hint::black_box;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use userptr::{AddrRange, Blockable, Outcome};
 
@@ -72,6 +73,47 @@ fn acquire_hit(c: &mut Criterion) {
         b.iter(|| black_box(cache.get(black_box(BASE)).unwrap().pages.len()));
     });
     group.finish();
+}
+
+/// One object, and another thread that takes leases on it all the time.
+fn acquire_hit_of_two(c: &mut Criterion) {
+    let mut group = c.benchmark_group("acquire_hit_two_threads");
+    for (name, spread) in [("userptr", false), ("userptr_spread", true)] {
+        let stage = Stage::with(|limits| limits.spread_leases(spread));
+        let object = stage.object(BASE, 2);
+        beside(
+            || drop(black_box(&object).try_acquire().unwrap()),
+            || {
+                group.bench_function(name, |b| b.iter(|| drop(black_box(&object).try_acquire().unwrap())));
+            },
+        );
+    }
+    let cache = Cache::default();
+    cache.register(BASE, 2);
+    let hit = || black_box(cache.get(black_box(BASE)).unwrap().pages.len());
+    beside(
+        || {
+            black_box(hit());
+        },
+        || {
+            group.bench_function("mutex_btreemap", |b| b.iter(hit));
+        },
+    );
+    group.finish();
+}
+
+/// Runs `main` while another thread repeats `other`.
+fn beside(other: impl Fn() + Sync, main: impl FnOnce()) {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                other();
+            }
+        });
+        main();
+        over.store(true, Ordering::Relaxed);
+    });
 }
 
 fn invalidate_hit(c: &mut Criterion) {
@@ -133,5 +175,5 @@ fn invalidate_miss(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, acquire_hit, invalidate_hit, invalidate_miss);
+criterion_group!(benches, acquire_hit, acquire_hit_of_two, invalidate_hit, invalidate_miss);
 criterion_main!(benches);

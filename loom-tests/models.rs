@@ -1,7 +1,7 @@
 //! The models: the shared bodies (`tests/cases`) on loom.
 
 use crate::cases::{
-    Stage, cancel, holders, notifier, object, queue, records, refcount, stage, unwind, waits, windows,
+    Stage, cancel, holders, notifier, object, queue, records, refcount, spread, stage, unwind, waits, windows,
 };
 use crate::explore;
 use crate::harness::{Model, bounded, full};
@@ -298,5 +298,12 @@ pub const ALL: &[Model] = &[
     full("s188_unwinds_in_prepare", 1, unwind::unwinds_in_prepare::<Loom>).executions(1, 1),
     full("s189_last_handle_in_its_own_item", 2, queue::last_handle_in_its_own_item::<Loom>)
         .executions(15250, 15250),
+    full("s240_leases_against_an_invalidation", 2, spread::leases_against_an_invalidation::<Loom>)
+        .executions(1457, 1336)
+        .outcomes(&["leased", "no lease"]),
+    full("s241_two_words_past_the_deadline", 2, spread::two_words_past_the_deadline::<Loom>)
+        .executions(14351, 13263)
+        .outcomes(&["leased", "no lease"]),
+    full("s242_lease_dropped_elsewhere", 2, spread::lease_dropped_elsewhere::<Loom>).executions(195, 195),
     full("s191_reports_once", 1, unwind::reports_once::<Loom>).executions(1, 1),
 ];

@@ -77,6 +77,7 @@ on_threads! {
         acquire_waits_for_a_place, acquire_waits_for_a_change;
     holders: two_holders_past_the_deadline, quarantined_twice, dropped_start, refused_without_a_slot, neighbour_below,
         neighbour_above, eviction_beside_a_neighbour_below, eviction_beside_a_neighbour_above;
+    spread: leases_against_an_invalidation, two_words_past_the_deadline, lease_dropped_elsewhere;
     cancel: reacquired_while_cancel_runs, attached_and_pending, last_put_in_queued_cancel, shut_down_against_start;
     object: acquire_against_invalidate, register_during_window, cancel_while_a_worker_pins, superseded_worker,
         exit_against_worker, worker_limit, report_against_acquire, last_reference_in_worker, export_against_acquire, two_exports,

@@ -41,6 +41,10 @@ pub struct Limits {
     /// The most pin workers in flight at once, over all clients; at least one
     /// ([rule 17](crate::docs::protocol#rule-17)). Default: 16.
     pub max_workers: usize,
+    /// Whether each object counts its leases in several words, so that threads that take leases on
+    /// one object at once do not write the same cache line. Costs about 1 KiB an object, and makes a
+    /// revocation look at each word. Default: `false`.
+    pub spread_leases: bool,
 }
 
 impl Default for Limits {
@@ -52,6 +56,7 @@ impl Default for Limits {
             coherent: true,
             deadline: Some(Duration::from_secs(10)),
             max_workers: 16,
+            spread_leases: false,
         }
     }
 }
@@ -75,6 +80,13 @@ impl Limits {
     #[must_use]
     pub const fn read_only(mut self, honoured: bool) -> Self {
         self.read_only = honoured;
+        self
+    }
+
+    /// Sets [`spread_leases`](Self::spread_leases).
+    #[must_use]
+    pub const fn spread_leases(mut self, spread: bool) -> Self {
+        self.spread_leases = spread;
         self
     }
 

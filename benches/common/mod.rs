@@ -4,7 +4,7 @@
 use core::time::Duration;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use userptr::address_space::Pages;
-use userptr::device::Prepare;
+use userptr::device::{Limits, Prepare};
 use userptr::platforms::std::{Running, Std};
 use userptr::{
     AddrRange, AddressSpace, Context, Current, Device, Error, Flags, ForeignMemory, NoMemory, Notifier,
@@ -107,7 +107,12 @@ pub struct Stage {
 
 impl Stage {
     pub fn new() -> Self {
-        Self { context: Context::builder(Idle).spawn().unwrap(), memory: Memory::new() }
+        Self::with(|limits| limits)
+    }
+
+    /// With other limits.
+    pub fn with(limits: impl FnOnce(Limits) -> Limits) -> Self {
+        Self { context: Context::builder(Idle).limits(limits).spawn().unwrap(), memory: Memory::new() }
     }
 
     /// An object with its pages pinned.

@@ -1,8 +1,9 @@
 //! What an object carries to be found by an invalidation.
 
-use super::lease::LeaseWord;
+use super::spread::Leases;
 use super::state::{Slot, State};
 use super::{Event, Notifier, Outcome};
+use crate::error::Error;
 use crate::interval::Node;
 use crate::platform::{Cell, Platform, RawWork, WaitQueue};
 use crate::range::AddrRange;
@@ -63,7 +64,7 @@ pub(super) type Weak<P> = NonNull<Inner<dyn Subscriber<P>, P>>;
 ///   alone.
 pub struct Attachment<P: Platform> {
     pub(super) node: Node<P>,
-    pub(super) leases: LeaseWord<P>,
+    pub(super) leases: Leases<P>,
     /// The revocation waits here for the last lease.
     pub(super) drained: WaitQueue<P::Wait>,
     pub(super) work: P::Work,
@@ -86,13 +87,22 @@ impl<P: Platform> Attachment<P> {
     pub fn uninit(range: AddrRange) -> Self {
         Self {
             node: Node::new(range),
-            leases: LeaseWord::new(),
+            leases: Leases::new(),
             drained: WaitQueue::uninit(),
             work: P::Work::uninit(super::revoke::run_queued::<P>),
             slot: <P::Cell<_> as Cell<_>>::new(Slot::new()),
             next: <P::Cell<_> as Cell<_>>::new(ptr::null()),
             until: <P::Cell<_> as Cell<_>>::new(None),
         }
+    }
+
+    /// As [`uninit`](Self::uninit), with [`Platform::SHARDS`] lease words, so that threads that take
+    /// leases at once do not write the same cache line.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`].
+    pub fn spread(range: AddrRange) -> Result<Self, Error> {
+        Ok(Self { leases: Leases::spread()?, ..Self::uninit(range) })
     }
 
     /// Makes it usable.

@@ -21,6 +21,8 @@ const COUNT: usize = QUARANTINED - 1;
 /// add can reach them.
 const MOST: usize = COUNT / 2;
 
+/// One lease word. An object has one or several: see [`Leases`](super::spread::Leases).
+///
 /// # Invariants
 /// * Not `CLOSED` exactly while the object is `Ready`; then the count includes the initial lease.
 /// * While the count is above zero the installed pages stay as they are.
@@ -53,6 +55,7 @@ impl<P: Platform> LeaseWord<P> {
     }
 
     /// One more lease, if the word is open. One read-modify-write when nobody interferes.
+    #[inline]
     pub(super) fn take(&self) -> bool {
         let mut old = self.word.load(Load::Relaxed);
         loop {
@@ -71,6 +74,7 @@ impl<P: Platform> LeaseWord<P> {
     }
 
     /// One less.
+    #[inline]
     pub(super) fn put(&self) -> Put {
         // ORDERING: releases the holder's use of the pages; pairs with the acquire of the thread
         // that sees zero: `is_drained` or `quarantine` (E7), or the load below (E8).
@@ -126,12 +130,6 @@ impl<P: Platform> LeaseWord<P> {
                 Err(now) => old = now,
             }
         }
-    }
-
-    /// Returns whether the rest of a revocation was left to the last lease, which has not reached
-    /// the notifier's lock yet. Called under that lock.
-    pub(super) fn is_left_to_leases(&self) -> bool {
-        self.word.load(Load::Relaxed) & QUARANTINED != 0
     }
 
     /// Resets the word. Called under the notifier's lock, after the revocation.
@@ -199,6 +197,8 @@ impl<T: Subscriber<P>, P: Platform> Holder<T, P> for &Ref<T, P> {
 #[must_use = "the pages may be released as soon as the lease is dropped"]
 pub struct LeaseGuard<T: Subscriber<P>, P: Platform, R: Holder<T, P>> {
     object: R,
+    /// The lease word that it counts in: it may be dropped by another thread.
+    shard: usize,
     _of: PhantomData<fn(T, P)>,
 }
 
@@ -208,12 +208,10 @@ impl<P: Platform> Notifier<P> {
     ///
     /// Ordering: the holder sees what the commit installed; what the holder does happens before the
     /// revocation's unmap.
+    #[inline]
     pub fn lease<T: Subscriber<P>, R: Holder<T, P>>(object: R) -> Option<LeaseGuard<T, P, R>> {
-        if object.held().attachment().leases.take() {
-            Some(LeaseGuard { object, _of: PhantomData })
-        } else {
-            None
-        }
+        let shard = object.held().attachment().leases.take()?;
+        Some(LeaseGuard { object, shard, _of: PhantomData })
     }
 }
 
@@ -223,7 +221,7 @@ impl<T: Subscriber<P>, P: Platform, R: Holder<T, P>> LeaseGuard<T, P, R> {
     /// # Safety
     /// A commit with `lease` succeeded for this object, and this is called once for it.
     pub unsafe fn adopt(object: R) -> Self {
-        Self { object, _of: PhantomData }
+        Self { object, shard: 0, _of: PhantomData }
     }
 
     /// Returns the object.
@@ -249,22 +247,23 @@ impl<T: Subscriber<P>, P: Platform, R: Holder<T, P>> LeaseGuard<T, P, R> {
     /// `object` refers to the same object.
     pub(crate) unsafe fn rehold<U: Holder<T, P>>(self, object: U) -> LeaseGuard<T, P, U> {
         let this = ManuallyDrop::new(self);
+        let shard = this.shard;
         // SAFETY: `this` is not used again, and its own drop, which would drop the lease, does not
         // run.
         drop(unsafe { core::ptr::read(&raw const this.object) });
-        LeaseGuard { object, _of: PhantomData }
+        LeaseGuard { object, shard, _of: PhantomData }
     }
 
     /// Returns whether a revocation has begun: it waits for this lease.
     pub fn is_revoked(&self) -> bool {
-        self.object().attachment().leases.is_closed()
+        self.object().attachment().leases.is_closed(self.shard)
     }
 }
 
 impl<T: Subscriber<P>, P: Platform, R: Holder<T, P>> Drop for LeaseGuard<T, P, R> {
     #[inline]
     fn drop(&mut self) {
-        match self.object().attachment().leases.put() {
+        match self.object().attachment().leases.put(self.shard) {
             Put::Held => {}
             last => self.ended(last),
         }

@@ -40,6 +40,7 @@
 //! | `state` | the transitions above, one function each |
 //! | `attachment` | what an object carries; the trait that it implements |
 //! | `lease` | the lease word and the lease guard |
+//! | `spread` | the lease words of one object: one, or one for each of a few threads |
 //! | `windows`, `hull` | the lock-free side: open windows, and the hull of the index |
 //! | `acquire` | attach, commit, abandon, wait |
 //! | `invalidate` | start, finish, end, exit. Where a start waits: `PendingInvalidation::wait` |
@@ -53,6 +54,7 @@ mod hull;
 mod invalidate;
 mod lease;
 mod revoke;
+mod spread;
 mod state;
 mod windows;
 

@@ -223,8 +223,13 @@ impl<P: Platform> Notifier<P> {
     pub(super) fn finish_quarantined(&self, attachment: &Attachment<P>) {
         let began = P::now();
         let sub = self.with(|_| {
-            // SAFETY: the lock is held. The mark in the lease word made this thread the only one to
-            // come here, and the quarantine's reference is now the revocation's.
+            // Another word has leases left.
+            if !attachment.leases.was_last() {
+                return None;
+            }
+            // SAFETY: the lock is held. The mark in the lease word made one thread a word come
+            // here, of which this is the last, and the quarantine's reference is now the
+            // revocation's.
             unsafe {
                 attachment.slot(|slot| slot.retry());
                 attachment.leases.reset();

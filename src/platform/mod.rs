@@ -59,6 +59,11 @@ pub unsafe trait Platform: Sized + Send + Sync + 'static {
     /// default.
     const WINDOWS: usize = MAX_WINDOWS;
 
+    /// How many lease words an object has whose leases are spread
+    /// ([`Limits::spread_leases`](crate::device::Limits::spread_leases)). At most [`MAX_SHARDS`]. A model
+    /// checker wants a small number, any other platform the default.
+    const SHARDS: usize = MAX_SHARDS;
+
     /// Executes a full fence: every access before it is ordered before every access after it,
     /// stores before loads included.
     fn fence();
@@ -71,6 +76,13 @@ pub unsafe trait Platform: Sized + Send + Sync + 'static {
     /// no property of the core but the deadline's length depends on it.
     fn now() -> Duration {
         Duration::ZERO
+    }
+
+    /// Returns any number, by which the calling thread chooses one of the lease words of an object
+    /// whose leases are spread: threads that run at once should get different ones. On the lease
+    /// fast path: a few instructions.
+    fn shard() -> usize {
+        0
     }
 
     /// Called when this thread takes or drops a lease on the object at address `object`. A platform
@@ -102,3 +114,6 @@ pub unsafe trait Platform: Sized + Send + Sync + 'static {
 
 /// The largest [`Platform::WINDOWS`].
 pub const MAX_WINDOWS: usize = 8;
+
+/// The largest [`Platform::SHARDS`].
+pub const MAX_SHARDS: usize = 8;

@@ -142,12 +142,22 @@ unsafe impl<D: Device> Subscriber<PlatformOf<D>> for Body<D> {
 }
 
 impl<D: Device> Body<D> {
-    pub(super) fn new(context: Context<D>, record: MmRef<D::Space>, range: AddrRange, flags: Flags) -> Self {
+    pub(super) fn new(
+        context: Context<D>,
+        record: MmRef<D::Space>,
+        range: AddrRange,
+        flags: Flags,
+    ) -> Result<Self, Error> {
         let watched = usize::from(!flags.contains(Flags::UNSYNCHRONIZED));
-        Self {
+        let attachment = if context.limits().spread_leases {
+            Attachment::spread(range)?
+        } else {
+            Attachment::uninit(range)
+        };
+        Ok(Self {
             context,
             record,
-            attachment: Attachment::uninit(range),
+            attachment,
             flags,
             watched: AtomicUsize::new(watched),
             watching: AtomicUsize::new(0),
@@ -158,7 +168,7 @@ impl<D: Device> Body<D> {
             failure: AtomicUsize::new(0),
             pin: Work::uninit(),
             memory: None,
-        }
+        })
     }
 
     pub(super) fn range(&self) -> AddrRange {

@@ -36,7 +36,7 @@ impl<D: Device> UserPtr<D> {
         range: AddrRange,
         flags: Flags,
     ) -> Result<Self, Error> {
-        let body = Ref::try_new(Body::new(context, record, range, flags))?;
+        let body = Ref::try_new(Body::new(context, record, range, flags)?)?;
         Ok(Self { body })
     }
 
@@ -53,7 +53,10 @@ impl<D: Device> UserPtr<D> {
             Ok(room) => room,
             Err(error) => return Err(Rejected { value: memory, error }),
         };
-        let mut body = Body::new(context, record, range, flags);
+        let mut body = match Body::new(context, record, range, flags) {
+            Ok(body) => body,
+            Err(error) => return Err(Rejected { value: memory, error }),
+        };
         body.memory = Some(memory);
         Ok(Self { body: room.fill(body) })
     }

@@ -13,6 +13,7 @@ pub mod object;
 pub mod queue;
 pub mod records;
 pub mod refcount;
+pub mod spread;
 pub mod stage;
 pub mod unwind;
 pub mod waits;

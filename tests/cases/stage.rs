@@ -248,14 +248,32 @@ impl<P: Platform> Probe<P> {
         range: AddrRange,
         deadline: Option<Duration>,
     ) -> ProbeRef<P> {
-        let this = Self {
-            attachment: Attachment::uninit(range),
-            home: home.clone(),
-            world: world.clone(),
-            installed: <P::Cell<_> as Cell<_>>::new(None),
-            deadline,
-        };
-        Ref::try_new(this).unwrap()
+        Self::around(Attachment::uninit(range), home, world, deadline)
+    }
+
+    /// With several lease words.
+    pub fn spread(
+        home: &Home<P>,
+        world: &Arc<World<P>>,
+        range: AddrRange,
+        deadline: Option<Duration>,
+    ) -> ProbeRef<P> {
+        Self::around(Attachment::spread(range).unwrap(), home, world, deadline)
+    }
+
+    fn around(
+        attachment: Attachment<P>,
+        home: &Home<P>,
+        world: &Arc<World<P>>,
+        deadline: Option<Duration>,
+    ) -> ProbeRef<P> {
+        let (home, world) = (home.clone(), world.clone());
+        let installed = <P::Cell<_> as Cell<_>>::new(None);
+        Ref::try_new(Self { attachment, home, world, installed, deadline }).unwrap()
+    }
+
+    pub fn leases(&self) -> usize {
+        self.attachment.leases()
     }
 
     /// Attach, pin, commit. `false`: refused or superseded.

@@ -7,6 +7,7 @@ const INVALIDATE: &str = "src/notifier/invalidate.rs";
 const ACQUIRE: &str = "src/notifier/acquire.rs";
 const REVOKE: &str = "src/notifier/revoke.rs";
 const LEASE: &str = "src/notifier/lease.rs";
+const SPREAD: &str = "src/notifier/spread.rs";
 const WINDOWS: &str = "src/notifier/windows.rs";
 const HULL: &str = "src/notifier/hull.rs";
 const RECORD: &str = "src/mm/record.rs";
@@ -320,5 +321,50 @@ pub const MUTANTS: &[Mutant] = &[
             "!body.record.space().quiet(registration)",
         )],
         model: "s179_told_after_the_change",
+    },
+    Mutant {
+        name: "one_word_is_closed",
+        file: SPREAD,
+        edits: &[("self.each().for_each(LeaseWord::close);", "self.first.close();")],
+        model: "s240_leases_against_an_invalidation",
+    },
+    Mutant {
+        name: "one_word_is_drained",
+        file: SPREAD,
+        edits: &[("self.each().all(LeaseWord::is_drained)", "self.first.is_drained()")],
+        model: "s240_leases_against_an_invalidation",
+    },
+    Mutant {
+        name: "one_word_is_opened",
+        file: SPREAD,
+        edits: &[(
+            "        for word in self.each() {\n            word.open(core::mem::take(&mut more));\n        }",
+            "        self.first.open(core::mem::take(&mut more));",
+        )],
+        model: "s240_leases_against_an_invalidation",
+    },
+    Mutant {
+        name: "one_word_is_left_to_its_leases",
+        file: SPREAD,
+        edits: &[(
+            "self.each().filter(|word| word.quarantine()).count()",
+            "usize::from(self.each().any(LeaseWord::quarantine))",
+        )],
+        model: "s241_two_words_past_the_deadline",
+    },
+    Mutant {
+        name: "each_word_finishes",
+        file: SPREAD,
+        edits: &[("            *left == 0\n", "            true\n")],
+        model: "s241_two_words_past_the_deadline",
+    },
+    Mutant {
+        name: "dropped_in_the_threads_own_word",
+        file: SPREAD,
+        edits: &[(
+            "    pub(super) fn put(&self, shard: usize) -> Put {\n        self.at(shard).put()",
+            "    pub(super) fn put(&self, _: usize) -> Put {\n        self.at(P::shard() % P::SHARDS).put()",
+        )],
+        model: "s242_lease_dropped_elsewhere",
     },
 ];

@@ -51,6 +51,7 @@ use ::loom::sync::{Condvar, Mutex, MutexGuard};
 use core::alloc::Layout;
 use core::cell::UnsafeCell;
 use core::fmt;
+use core::hash::{Hash, Hasher};
 use core::ptr::NonNull;
 use core::time::Duration;
 
@@ -71,9 +72,17 @@ unsafe impl Platform for Loom {
 
     /// Small, so that a model can fill the slots and see the overflow.
     const WINDOWS: usize = 1;
+    const SHARDS: usize = 2;
 
     fn fence() {
         atomic::fence(atomic::Ordering::SeqCst);
+    }
+
+    /// The number of the thread in the model.
+    fn shard() -> usize {
+        let mut number = Number(0);
+        ::loom::thread::current().id().hash(&mut number);
+        number.0
     }
 
     fn alloc(layout: Layout) -> Option<NonNull<u8>> {
@@ -84,6 +93,19 @@ unsafe impl Platform for Loom {
     unsafe fn dealloc(ptr: NonNull<u8>, layout: Layout) {
         // SAFETY: from `alloc` with this layout, and not used again (caller).
         unsafe { ::loom::alloc::dealloc(ptr.as_ptr(), layout) }
+    }
+}
+
+/// Keeps the last number that is hashed: loom shows a thread's number in no other way.
+struct Number(usize);
+
+impl Hasher for Number {
+    fn write(&mut self, _: &[u8]) {}
+    fn write_usize(&mut self, number: usize) {
+        self.0 = number;
+    }
+    fn finish(&self) -> u64 {
+        0
     }
 }
 

@@ -3,6 +3,7 @@
 mod clock;
 pub(super) mod held;
 mod running;
+mod shard;
 mod sync;
 mod workers;
 
@@ -40,6 +41,11 @@ unsafe impl Platform for Std {
 
     fn now() -> Duration {
         clock::now()
+    }
+
+    #[inline]
+    fn shard() -> usize {
+        shard::current()
     }
 
     #[inline]

@@ -43,6 +43,10 @@ unsafe impl Platform for Sim {
         userptr::platforms::std::Std::now()
     }
 
+    fn shard() -> usize {
+        userptr::platforms::std::Std::shard()
+    }
+
     fn note_lease(object: usize, taken: bool) {
         userptr::platforms::std::Std::note_lease(object, taken);
     }
