@@ -59,6 +59,10 @@ pub unsafe trait Platform: Sized + Send + Sync + 'static {
     /// default.
     const WINDOWS: usize = MAX_WINDOWS;
 
+    /// Whether this is a model checker, whose threads are not the machine's. What is made of real
+    /// threads and locks, which such a checker does not see, refuses it when it is compiled.
+    const IS_MODEL: bool = false;
+
     /// Executes a full fence: every access before it is ordered before every access after it,
     /// stores before loads included.
     fn fence();

@@ -2,13 +2,12 @@
 
 use super::frames::{Frames, Page, PageState};
 use super::inject::Inject;
-use super::mm::{self, Mm, Process};
+use super::mm::{self, Process};
 use super::seam::Seams;
 use crate::platform::{Meter, MeterGuard};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use userptr::notifier::Outcome;
 
@@ -61,7 +60,6 @@ struct Inner {
     next_mm: AtomicUsize,
     /// Records of address spaces that somebody holds.
     records: AtomicUsize,
-    mms: Mutex<BTreeMap<usize, Weak<Mm>>>,
     /// How invalidations ended that did not end well.
     outcomes: Mutex<Vec<Outcome>>,
     silent: AtomicBool,
@@ -84,7 +82,6 @@ impl Machine {
             meter: Meter::new(),
             next_mm: AtomicUsize::new(1),
             records: AtomicUsize::new(0),
-            mms: Mutex::default(),
             outcomes: Mutex::default(),
             silent: AtomicBool::new(false),
         }))
@@ -146,15 +143,6 @@ impl Machine {
         if outcome != Outcome::Idle {
             self.0.outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
         }
-    }
-
-    pub(super) fn add(&self, mm: &Arc<Mm>) {
-        let mut mms = self.0.mms.lock().unwrap_or_else(PoisonError::into_inner);
-        mms.insert(mm.id, Arc::downgrade(mm));
-    }
-
-    pub(super) fn find(&self, mm: usize) -> Option<Arc<Mm>> {
-        self.0.mms.lock().unwrap_or_else(PoisonError::into_inner).get(&mm)?.upgrade()
     }
 
     pub(super) fn next_mm(&self) -> usize {

@@ -238,7 +238,6 @@ impl Process {
             limit: AtomicUsize::new(usize::MAX),
             capable: AtomicBool::new(false),
         });
-        machine.add(&mm);
         Self(Record(mm))
     }
 
