@@ -12,7 +12,7 @@ use std::thread;
 use userptr::notifier::Outcome;
 
 /// Something that must never happen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Violation {
     /// A pin was given back that was not there.
@@ -42,10 +42,28 @@ pub enum Violation {
     ReadOnly,
     /// A mapping was taken away while the device worked on it.
     UnmappedBusy,
-    /// More was uncharged than had been charged.
+    /// More was uncharged than had been charged: a page was given back to an address space that had
+    /// not pinned it.
     Uncharged,
-    /// A hold on an address space was dropped that nobody had.
-    DroppedTwice,
+}
+
+impl fmt::Debug for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnpinTwice(page) => write!(f, "UnpinTwice({page:?})"),
+            Self::UnmapTwice(page) => write!(f, "UnmapTwice({page:?})"),
+            Self::UseAfterFree(page) => write!(f, "UseAfterFree({page:?})"),
+            Self::ZeroPageWritten => f.write_str("ZeroPageWritten"),
+            Self::NotPinned(page) => write!(f, "NotPinned({page:?})"),
+            Self::NotMapped => f.write_str("NotMapped"),
+            Self::Stale { address, page, write } => {
+                write!(f, "Stale {{ address: {address:#x}, page: {page:?}, write: {write} }}")
+            }
+            Self::ReadOnly => f.write_str("ReadOnly"),
+            Self::UnmappedBusy => f.write_str("UnmappedBusy"),
+            Self::Uncharged => f.write_str("Uncharged"),
+        }
+    }
 }
 
 /// A simulated machine. Clones are the same machine.
