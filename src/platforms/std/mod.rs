@@ -1,11 +1,13 @@
 //! The platform made of the standard library: [`Std`].
 
+mod awaited;
 mod clock;
 pub(super) mod held;
 mod running;
 mod sync;
 mod workers;
 
+pub use awaited::{Acquire, OnThreads};
 pub use running::Running;
 pub use sync::{StdLock, StdWait};
 pub use workers::{Threads, Workers};
