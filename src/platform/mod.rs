@@ -22,7 +22,7 @@ use core::time::Duration;
 
 pub use atomic::{AtomicUsize, Load, Rmw, Store};
 pub use cell::Cell;
-pub use lock::{Lock, LockClass, Mutex, MutexGuard, RawLock, SpinLock};
+pub use lock::{Lock, LockClass, LockGuard, Mutex, RawLock, SpinLock};
 pub use wait::{RawWait, WaitQueue};
 pub use work::{RawQueue, RawWork};
 

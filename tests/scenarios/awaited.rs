@@ -118,7 +118,7 @@ fn s211_an_awaited_acquire_is_dropped_in_the_middle<P: Host>() {
         assert_eq!(w.machine.pins(), 0);
         drop(object);
         w.ctx.drain();
-        w.pins.drain();
+        w.pin_queue.drain();
         w.finish();
     }
 }
