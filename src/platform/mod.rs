@@ -34,7 +34,7 @@ pub use work::{RawQueue, RawWork};
 /// [`alloc`](Platform::alloc) returns memory valid for the layout until the matching
 /// [`dealloc`](Platform::dealloc).
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not a host of the core",
+    message = "`{Self}` is not a platform of the core",
     label = "implement `Platform` for it, or use one of the crate: `platforms::std::Std`, `platforms::loom::Loom`"
 )]
 pub unsafe trait Platform: Sized + Send + Sync + 'static {

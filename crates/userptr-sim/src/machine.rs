@@ -128,7 +128,7 @@ impl Machine {
     }
 
     /// The meter of the allocations of every thread that is in one of the machine's processes, on
-    /// the host `Sim`.
+    /// the platform `Sim`.
     #[must_use]
     pub fn meter(&self) -> &Arc<Meter> {
         &self.0.meter
@@ -239,7 +239,7 @@ impl Machine {
     }
 
     /// [`assert_clean`](Self::assert_clean), and that nothing at all is left: no process, no
-    /// record, no frame, and no allocation (of the host `Sim`).
+    /// record, no frame, and no allocation (of the platform `Sim`).
     ///
     /// # Panics
     /// If not.

@@ -25,7 +25,7 @@ use userptr::refcount::Ref;
 /// A process's address space: a hold on its record.
 pub struct Space<P: Platform> {
     record: Record,
-    _host: PhantomData<fn() -> P>,
+    _platform: PhantomData<fn() -> P>,
 }
 
 /// A checker sees its own locks and atomics only. A model on this machine would pass and have
@@ -58,7 +58,7 @@ impl<P: Platform> Space<P> {
 
     fn new(record: Record) -> Self {
         refuse_models::<P>();
-        Self { record, _host: PhantomData }
+        Self { record, _platform: PhantomData }
     }
 
     /// The record.
@@ -203,7 +203,7 @@ impl<P: Platform> Callbacks for Told<P> {
 pub struct DmaDevice<P: Platform> {
     engine: Engine,
     limits: Limits,
-    _host: PhantomData<fn() -> P>,
+    _platform: PhantomData<fn() -> P>,
 }
 
 impl<P: Platform> DmaDevice<P> {
@@ -217,7 +217,7 @@ impl<P: Platform> DmaDevice<P> {
     #[must_use]
     pub fn with_limits(machine: &Machine, limits: Limits) -> Self {
         refuse_models::<P>();
-        Self { engine: Engine::new(machine), limits, _host: PhantomData }
+        Self { engine: Engine::new(machine), limits, _platform: PhantomData }
     }
 
     /// Reads a byte at `offset` of a mapping, by DMA. See [`Engine::read`].
