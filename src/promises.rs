@@ -83,4 +83,6 @@ where
     travels::<crate::Context<D>>();
     travels::<crate::Client<D>>();
     travels::<crate::MmRef<D::Space>>();
+    // Awaited in a task that moves from thread to thread.
+    travels::<crate::platforms::std::Acquire<D>>();
 }
