@@ -3,6 +3,7 @@
 //! [kernel]: docs::kernel
 //! [vfio]: docs::process#vfio
 //! [uring]: docs::process#io_uring
+//! [model]: docs::model
 //! [platforms]: platforms
 //! [protocol]: docs::protocol
 //! [orderings]: docs::orderings

@@ -4,7 +4,7 @@
 use crate::address_space::AddressSpace;
 use crate::interval::{IntervalIndex, Node, Tree};
 use crate::notifier::{Attachment, Notifier, Outcome, PendingInvalidation, Subscriber, Ticket};
-use crate::platform::{MutexGuard, RawWork};
+use crate::platform::{LockGuard, RawWork};
 use crate::platforms::native::{NativeCell, NativeUsize};
 use crate::platforms::std::Std;
 use crate::refcount::{Dying, Ref, Refcount};
@@ -24,7 +24,7 @@ crate::ref_counted! {
 }
 
 type Queue = SoftQueue<Std>;
-type Guard = MutexGuard<'static, crate::platforms::std::StdLock, Std, ()>;
+type Guard = LockGuard<'static, crate::platforms::std::StdLock, Std, ()>;
 
 // A reference is one pointer, and "none" costs nothing: it goes through C as a pointer.
 assert_eq_size!(Ref<Queue, Std>, Option<Ref<Queue, Std>>, *const ());
@@ -83,4 +83,6 @@ where
     travels::<crate::Context<D>>();
     travels::<crate::Client<D>>();
     travels::<crate::MmRef<D::Space>>();
+    // Awaited in a task that moves from thread to thread.
+    travels::<crate::platforms::std::Acquire<D>>();
 }

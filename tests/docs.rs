@@ -327,3 +327,41 @@ fn the_readme_names_the_manifests_rust_version() {
     let version = version.trim_end_matches('"');
     assert!(read("README.md").contains(&format!("Rust {version} or newer")), "the manifest: {version}");
 }
+
+/// How many lines of code there are in `main` up to the first lease, as they are formatted.
+fn lines_to_the_first_lease(program: &str) -> usize {
+    let main = program.split("fn main()").nth(1).unwrap();
+    let mut code = main.lines().skip(1).map(str::trim).filter(|l| !l.is_empty() && !l.starts_with("//"));
+    1 + code.position(|line| line.contains(".acquire()?")).unwrap()
+}
+
+/// The front door: 12 lines on the simulated machine, 20 on real memory, none over 100 columns.
+#[test]
+fn the_first_lease_is_a_few_lines_away() {
+    let readme = read("README.md");
+    let example = readme.split("```rust").nth(1).unwrap().split("```").next().unwrap();
+    assert!(lines_to_the_first_lease(example) <= 12, "the README's example");
+    assert!(example.lines().all(|line| line.chars().count() <= 100), "the README's example is wider");
+    let hello = Path::new("crates/userptr-linux/examples/hello_uring.rs");
+    if hello.exists() {
+        assert!(lines_to_the_first_lease(&read(hello)) <= 20, "{}", hello.display());
+    }
+    for (example, most) in [("npu/driver.rs", 80), ("model_your_driver/main.rs", 60)] {
+        let lines = read(format!("examples/{example}")).lines().count();
+        assert!((20..most).contains(&lines), "{example}: {lines}");
+    }
+}
+
+/// A constructor that fails gives its value back in an error that `?` converts.
+#[test]
+fn no_example_converts_the_error_of_a_constructor() {
+    let mut texts = all_files(&["examples", "tests", "src", "crates", "kernel"], &["rs", "md"]);
+    texts.extend(pages());
+    for path in texts {
+        for (n, line) in read(&path).lines().enumerate() {
+            let makes =
+                ["try_new(", ".build()", ".spawn()?", "Context::"].iter().any(|call| line.contains(call));
+            assert!(!(makes && line.contains(".map_err(")), "{}:{}: {line}", path.display(), n + 1);
+        }
+    }
+}

@@ -3,6 +3,7 @@
 //! * [`kernel`]: how a driver author adopts the core in a kernel module.
 //! * [`process`]: how a program uses it on its own memory, with VFIO, io_uring or a registration
 //!   cache.
+//! * [`model`]: how to model-check a driver of your own, in 60 lines.
 //! * [`protocol`]: flows, lock order, the rules with the place and the check of each.
 //! * [`scenarios`]: what the numbers of scenarios stand for, and the test of each.
 //! * [`orderings`]: every non-relaxed ordering, as numbered edges.
@@ -25,6 +26,9 @@ pub mod kernel {}
 
 #[doc = include_str!("process.md")]
 pub mod process {}
+
+#[doc = include_str!("model.md")]
+pub mod model {}
 
 /// Programs that must not compile.
 #[cfg(all(doctest, feature = "std"))]

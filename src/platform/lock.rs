@@ -109,10 +109,10 @@ impl<R: RawLock, P: Platform, T> Lock<R, P, T> {
     ///
     /// # Safety
     /// As for [`with`](Self::with).
-    pub unsafe fn hold(&self) -> MutexGuard<'_, R, P, T> {
+    pub unsafe fn hold(&self) -> LockGuard<'_, R, P, T> {
         // SAFETY: the lock is initialised and not held by this thread (caller).
         unsafe { self.raw.acquire() };
-        MutexGuard { lock: self, _not_send: PhantomData }
+        LockGuard { lock: self, _not_send: PhantomData }
     }
 }
 
@@ -124,13 +124,13 @@ impl<R, P: Platform, T> fmt::Debug for Lock<R, P, T> {
 
 /// A held lock. Dropping it releases the lock.
 #[must_use = "dropping the guard at once gives the lock back; bind it to a name"]
-pub struct MutexGuard<'a, R: RawLock, P: Platform, T> {
+pub struct LockGuard<'a, R: RawLock, P: Platform, T> {
     lock: &'a Lock<R, P, T>,
     /// Not `Send`: the thread that took a lock must release it.
     _not_send: PhantomData<*const ()>,
 }
 
-impl<R: RawLock, P: Platform, T> MutexGuard<'_, R, P, T> {
+impl<R: RawLock, P: Platform, T> LockGuard<'_, R, P, T> {
     /// Runs `f` on the data.
     pub fn with<U>(&mut self, f: impl FnOnce(&mut T) -> U) -> U {
         // SAFETY: the guard holds the lock and is borrowed exclusively, so nobody else reaches the
@@ -139,7 +139,7 @@ impl<R: RawLock, P: Platform, T> MutexGuard<'_, R, P, T> {
     }
 }
 
-impl<R: RawLock, P: Platform, T> Drop for MutexGuard<'_, R, P, T> {
+impl<R: RawLock, P: Platform, T> Drop for LockGuard<'_, R, P, T> {
     fn drop(&mut self) {
         // SAFETY: the guard was made by `hold`, on this thread, and the lock was not released
         // since.
@@ -147,8 +147,8 @@ impl<R: RawLock, P: Platform, T> Drop for MutexGuard<'_, R, P, T> {
     }
 }
 
-impl<R: RawLock, P: Platform, T> fmt::Debug for MutexGuard<'_, R, P, T> {
+impl<R: RawLock, P: Platform, T> fmt::Debug for LockGuard<'_, R, P, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("MutexGuard")
+        f.write_str("LockGuard")
     }
 }

@@ -22,7 +22,7 @@ use core::time::Duration;
 
 pub use atomic::{AtomicUsize, Load, Rmw, Store};
 pub use cell::Cell;
-pub use lock::{Lock, LockClass, Mutex, MutexGuard, RawLock, SpinLock};
+pub use lock::{Lock, LockClass, LockGuard, Mutex, RawLock, SpinLock};
 pub use wait::{RawWait, WaitQueue};
 pub use work::{RawQueue, RawWork};
 
@@ -34,7 +34,7 @@ pub use work::{RawQueue, RawWork};
 /// [`alloc`](Platform::alloc) returns memory valid for the layout until the matching
 /// [`dealloc`](Platform::dealloc).
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not a host of the core",
+    message = "`{Self}` is not a platform of the core",
     label = "implement `Platform` for it, or use one of the crate: `platforms::std::Std`, `platforms::loom::Loom`"
 )]
 pub unsafe trait Platform: Sized + Send + Sync + 'static {
@@ -63,6 +63,10 @@ pub unsafe trait Platform: Sized + Send + Sync + 'static {
     /// ([`Limits::spread_leases`](crate::device::Limits::spread_leases)). At most [`MAX_SHARDS`]. A model
     /// checker wants a small number, any other platform the default.
     const SHARDS: usize = MAX_SHARDS;
+
+    /// Whether this is a model checker, whose threads are not the machine's. What is made of real
+    /// threads and locks, which such a checker does not see, refuses it when it is compiled.
+    const IS_MODEL: bool = false;
 
     /// Executes a full fence: every access before it is ordered before every access after it,
     /// stores before loads included.

@@ -1,6 +1,6 @@
 //! The count alone.
 
-use crate::platform::{AtomicUsize, Load, Lock, MutexGuard, Platform, RawLock, Rmw, Store};
+use crate::platform::{AtomicUsize, Load, Lock, LockGuard, Platform, RawLock, Rmw, Store};
 use core::fmt;
 
 /// A reference count that saturates: it never wraps and a saturated count never reaches zero
@@ -127,7 +127,7 @@ impl<P: Platform> Refcount<P> {
     pub unsafe fn put_and_lock<'l, R: RawLock, U>(
         &self,
         lock: &'l Lock<R, P, U>,
-    ) -> Option<MutexGuard<'l, R, P, U>> {
+    ) -> Option<LockGuard<'l, R, P, U>> {
         let mut old = self.count.load(Load::Relaxed);
         while old != 1 {
             if old == 0 || old >= SATURATED {

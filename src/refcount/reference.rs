@@ -2,7 +2,7 @@
 
 use super::Refcount;
 use crate::error::{Error, Rejected};
-use crate::platform::{Cell, Lock, MutexGuard, Platform, RawLock};
+use crate::platform::{Cell, Lock, LockGuard, Platform, RawLock};
 use core::alloc::Layout;
 use core::fmt;
 use core::marker::PhantomData;
@@ -226,7 +226,7 @@ impl<T: ?Sized + RefCounted<P>, P: Platform> Ref<T, P> {
     pub unsafe fn put_and_lock<'l, R: RawLock, U>(
         this: Self,
         lock: &'l Lock<R, P, U>,
-    ) -> Option<(Dying<T, P>, MutexGuard<'l, R, P, U>)> {
+    ) -> Option<(Dying<T, P>, LockGuard<'l, R, P, U>)> {
         let this = ManuallyDrop::new(this);
         // SAFETY: the lock is initialised and not held by this thread (caller). The count that
         // `this` owned is dropped here.

@@ -276,9 +276,9 @@ impl<P: Platform> Device for Engine<P> {
 /// The memory, a device, and queues that nobody serves but who says so.
 pub struct Machine<P: Stage> {
     pub memory: Arc<Memory<P>>,
-    pub pins: Queue<P>,
-    pub cancels: Option<Queue<P>>,
-    pub frees: Queue<P>,
+    pub pin_queue: Queue<P>,
+    pub revoke_queue: Option<Queue<P>>,
+    pub release_queue: Queue<P>,
     pub context: Context<Engine<P>>,
 }
 
@@ -293,15 +293,16 @@ impl<P: Stage> Machine<P> {
     }
 
     fn on(memory: Arc<Memory<P>>, workers: usize, queued: bool) -> Self {
-        let (pins, frees) = (queue::<P>(), queue::<P>());
-        let cancels = queued.then(queue::<P>);
+        let (pin_queue, release_queue) = (queue::<P>(), queue::<P>());
+        let revoke_queue = queued.then(queue::<P>);
         let engine = Engine { memory: memory.clone(), workers, _host: PhantomData };
-        let mut builder = Context::builder(engine).pin_queue(pins.clone()).release_queue(frees.clone());
-        if let Some(queue) = &cancels {
+        let mut builder =
+            Context::builder(engine).pin_queue(pin_queue.clone()).release_queue(release_queue.clone());
+        if let Some(queue) = &revoke_queue {
             builder = builder.revoke_queue(queue.clone());
         }
         let context = builder.build().unwrap();
-        Self { memory, pins, cancels, frees, context }
+        Self { memory, pin_queue, revoke_queue, release_queue, context }
     }
 
     /// An object of one page at `page`.
@@ -316,13 +317,13 @@ impl<P: Stage> Machine<P> {
 
     /// Runs what is left on the queues, then checks that nothing is.
     pub fn assert_quiet(self) {
-        while self.pins.run_one() {}
-        while self.cancels.as_ref().is_some_and(|cancels| cancels.run_one()) {}
-        while self.frees.run_one() {}
+        while self.pin_queue.run_one() {}
+        while self.revoke_queue.as_ref().is_some_and(|queue| queue.run_one()) {}
+        while self.release_queue.run_one() {}
         let stats = self.context.stats();
         assert_eq!((stats.spaces, stats.workers), (0, 0), "{stats:?}");
         assert_eq!(self.context.handles(), 1, "references to the context left");
-        self.frees.flush();
+        self.release_queue.flush();
         self.memory.assert_quiet();
     }
 }

@@ -10,9 +10,9 @@ use userptr::{Blockable, Current, Error, Flags};
 
 /// A worker with one item to run, if there is one.
 fn worker<P: Stage>(machine: &Machine<P>) -> P::Join {
-    let pins = machine.pins.clone();
+    let pin_queue = machine.pin_queue.clone();
     P::spawn(move || {
-        pins.run_one();
+        pin_queue.run_one();
     })
 }
 
@@ -55,7 +55,7 @@ pub fn cancel_while_a_worker_pins<P: Stage>() {
     let w = worker(&machine);
     machine.memory.change(pages(0, 1));
     P::join(w);
-    while machine.pins.run_one() {}
+    while machine.pin_queue.run_one() {}
     assert_ne!(object.state(), State::Acquiring, "a ticket without a worker");
     served(&machine, &object);
     drop(object);
@@ -75,7 +75,7 @@ pub fn superseded_worker<P: Stage>() {
     home.end(pages(0, 1));
     P::met(named(touch(&machine, &object)));
     P::join(w);
-    while machine.pins.run_one() {}
+    while machine.pin_queue.run_one() {}
     assert_ne!(object.state(), State::Acquiring, "a ticket without a worker");
     drop(home);
     served(&machine, &object);
@@ -98,7 +98,7 @@ fn named(acquired: Result<(), Error>) -> &'static str {
 /// An acquire is served after a worker's turn at most.
 fn served<P: Stage>(machine: &Machine<P>, object: &super::memory::Object<P>) {
     if touch(machine, object).is_err() {
-        while machine.pins.run_one() {}
+        while machine.pin_queue.run_one() {}
         touch(machine, object).unwrap();
     }
 }
@@ -111,7 +111,7 @@ pub fn exit_against_worker<P: Stage>() {
     let w = worker(&machine);
     machine.memory.exit();
     P::join(w);
-    while machine.pins.run_one() {}
+    while machine.pin_queue.run_one() {}
     assert_eq!(touch(&machine, &object), Err(Error::Gone));
     assert_eq!(machine.memory.world.pins(), 0);
     drop(object);
@@ -126,7 +126,7 @@ pub fn worker_limit<P: Stage>() {
     let w = worker(&machine);
     assert_eq!(touch(&machine, &objects[1]), Err(Error::Again));
     P::join(w);
-    while machine.pins.run_one() {}
+    while machine.pin_queue.run_one() {}
     assert_ne!(objects[1].state(), State::Acquiring, "attached without a worker");
     for object in &objects {
         served(&machine, object);
@@ -145,7 +145,7 @@ pub fn report_against_acquire<P: Stage>() {
     let w = worker(&machine);
     let told = touch(&machine, &object) == Err(Error::NoMemory);
     P::join(w);
-    while machine.pins.run_one() {}
+    while machine.pin_queue.run_one() {}
     let ready = object.state() == State::Ready;
     assert!(!(told && ready), "told, and served all the same");
     P::met(if told {
@@ -166,7 +166,7 @@ pub fn report_against_acquire<P: Stage>() {
         assert_eq!(later, Err(expected), "told once");
         served(&machine, &object);
     }
-    while machine.pins.run_one() {}
+    while machine.pin_queue.run_one() {}
     drop(object);
     machine.assert_quiet();
 }

@@ -57,7 +57,7 @@ pub fn unregister_against_callback<P: Stage>() {
         P::spawn(move || memory.change(pages(0, 1)))
     };
     drop(record);
-    while machine.frees.run_one() {}
+    while machine.release_queue.run_one() {}
     P::join(t);
     machine.assert_quiet();
 }
@@ -72,14 +72,14 @@ pub fn last_record_in_queued_cancel<P: Stage>() {
     home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap().finish_without_waiting();
     home.end(pages(0, 1));
     let w = {
-        let cancels = machine.cancels.clone().unwrap();
+        let revokes = machine.revoke_queue.clone().unwrap();
         P::spawn(move || {
-            cancels.run_one();
+            revokes.run_one();
         })
     };
     drop(object);
     drop(home);
-    while machine.frees.run_one() {}
+    while machine.release_queue.run_one() {}
     P::join(w);
     machine.assert_quiet();
 }

@@ -135,7 +135,7 @@ pub fn unwinds_in_prepare<P: Stage>() {
         if caller == Current::None {
             assert_eq!(touch(&machine, &object), Err(Error::Again));
             unwinds(|| {
-                machine.pins.run_one();
+                machine.pin_queue.run_one();
             });
         } else {
             unwinds(|| {
@@ -147,7 +147,7 @@ pub fn unwinds_in_prepare<P: Stage>() {
         assert_eq!(machine.memory.world.pins(), 0, "pins left");
         if caller == Current::None {
             assert_eq!(touch(&machine, &object), Err(Error::Again));
-            assert!(machine.pins.run_one());
+            assert!(machine.pin_queue.run_one());
         }
         touch(&machine, &object).unwrap();
         drop(object);

@@ -194,7 +194,7 @@ pub fn wait_for_an_export<P: Stage>() {
     }
     P::join(t);
     assert!(object.is_watched());
-    while machine.pins.run_one() {}
+    while machine.pin_queue.run_one() {}
     drop(object);
     machine.assert_quiet();
 }
@@ -203,9 +203,9 @@ pub fn wait_for_an_export<P: Stage>() {
 pub fn acquire_waits_for_its_worker<P: Stage>() {
     let machine = Machine::<P>::new(Current::None, 1, false);
     let object = machine.object(0, Flags::NONE);
-    let w = super::queue::worker(&machine.pins);
+    let w = super::queue::worker(&machine.pin_queue);
     drop(object.acquire().unwrap());
-    machine.pins.shut_down();
+    machine.pin_queue.shut_down();
     P::join(w);
     drop(object);
     machine.assert_quiet();
@@ -216,9 +216,9 @@ pub fn acquire_waits_for_a_place<P: Stage>() {
     let machine = Machine::<P>::new(Current::None, 1, false);
     let objects = [0, 1].map(|page| machine.object(page, Flags::NONE));
     assert_eq!(touch(&machine, &objects[0]), Err(Error::Again));
-    let w = super::queue::worker(&machine.pins);
+    let w = super::queue::worker(&machine.pin_queue);
     drop(objects[1].acquire().unwrap());
-    machine.pins.shut_down();
+    machine.pin_queue.shut_down();
     P::join(w);
     drop(objects);
     machine.assert_quiet();

@@ -16,19 +16,19 @@ fn workers_in_both_orders() {
         let world = World::new();
         let inside = world.machine.enter(&world.process);
         let pins = Workers::<Std>::start("pins", 1).unwrap();
-        let frees = Workers::<Std>::start("frees", 1).unwrap();
+        let releases = Workers::<Std>::start("releases", 1).unwrap();
         let context = Context::builder(Dma::new(&world.machine))
             .pin_queue(pins.queue().clone())
-            .release_queue(frees.queue().clone())
+            .release_queue(releases.queue().clone())
             .build()
             .unwrap();
         let object = world.object(&context);
         drop(context);
         if pins_first {
             drop(pins);
-            drop(frees);
+            drop(releases);
         } else {
-            drop(frees);
+            drop(releases);
             drop(pins);
         }
         // A worker pins for a thread that is not of the process: it still serves.
@@ -46,23 +46,23 @@ fn queues_that_are_shut_down_under_the_objects() {
     let world = World::new();
     let pins = Workers::<Std>::start("pins", 1).unwrap();
     let revokes = Workers::<Std>::start("revokes", 1).unwrap();
-    let frees = Workers::<Std>::start("frees", 1).unwrap();
+    let releases = Workers::<Std>::start("releases", 1).unwrap();
     let context = Context::builder(Dma::new(&world.machine))
         .pin_queue(pins.queue().clone())
         .revoke_queue(revokes.queue().clone())
-        .release_queue(frees.queue().clone())
+        .release_queue(releases.queue().clone())
         .build()
         .unwrap();
     let object = world.object(&context);
     drop(object.acquire().unwrap());
-    for workers in [&pins, &revokes, &frees] {
+    for workers in [&pins, &revokes, &releases] {
         workers.queue().shut_down();
     }
     // The revocation is done by the thread that invalidates.
     assert_eq!(object.put_pages(), Ok(()));
     assert_eq!(object.acquire().unwrap_err(), Error::ShutDown);
     context.drain();
-    drop((object, context, pins, revokes, frees));
+    drop((object, context, pins, revokes, releases));
     world.wait_unpinned("queues that are shut down");
 }
 

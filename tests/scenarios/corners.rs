@@ -282,7 +282,7 @@ fn s82_an_old_ticket_does_not_commit<P: Host>() {
         }
         {
             let _in = w.machine.enter_nobody();
-            assert!(w.pins.run_one());
+            assert!(w.pin_queue.run_one());
         }
         assert_eq!((object.state(), w.machine.pins()), (State::Acquiring, 0), "{seam:?}");
         w.work();

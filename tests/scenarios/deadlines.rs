@@ -155,7 +155,7 @@ fn s84_a_lock_free_start_against_an_attach<P: Host>() {
 
 fn s86_the_records_last_reference_goes_inside_a_queued_cancel<P: Host>() {
     // Step by step: the cancel waits in its queue while the teardown begins.
-    let w = World::<P>::with_stepped_cancels(Setup::default());
+    let w = World::<P>::with_stepped_revocations(Setup::default());
     let _in = w.enter();
     let (a, object) = w.pinned(1);
     let n = w.notifier(&object);
@@ -163,10 +163,10 @@ fn s86_the_records_last_reference_goes_inside_a_queued_cancel<P: Host>() {
     n.end(range(a, PAGE));
     drop((n, object));
     assert_eq!((w.ctx.stats().spaces, w.record().registered(), w.machine.pins()), (1, 1, 1));
-    assert!(!w.frees.run_one(), "the record is still held by the cancel");
-    assert!(w.cancels.as_ref().unwrap().run_one());
+    assert!(!w.release_queue.run_one(), "the record is still held by the cancel");
+    assert!(w.revoke_queue.as_ref().unwrap().run_one());
     assert_eq!((w.ctx.stats().spaces, w.record().registered(), w.machine.pins()), (0, 1, 0));
-    assert!(w.frees.run_one());
+    assert!(w.release_queue.run_one());
     assert_eq!(w.record().registered(), 0);
     w.finish();
 

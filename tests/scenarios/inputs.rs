@@ -228,12 +228,12 @@ fn handles_are_small_and_never_double<P: Host>() {
 
 /// What a start says of itself: it cancels an object with pages, and nothing else counts.
 fn a_start_knows_whether_it_cancels_any<P: Host>() {
-    let w = World::<P>::with_stepped_cancels(Setup::default());
+    let w = World::<P>::with_stepped_revocations(Setup::default());
     let _in = w.enter();
     let (a, object) = w.pinned(2);
     let beside = w.memory(1);
     let n = w.notifier(&object);
-    let cancels = |address, pages| {
+    let revokes = |address, pages| {
         let range = range(address, pages * PAGE);
         let stopping = n.invalidate_start(range, Blockable::Yes).unwrap();
         let any = stopping.revokes_any();
@@ -241,14 +241,14 @@ fn a_start_knows_whether_it_cancels_any<P: Host>() {
         n.end(range);
         any
     };
-    assert!(!cancels(beside, 1), "nothing overlaps");
-    assert!(cancels(a + PAGE, 1), "a part of the object");
-    assert!(!cancels(a, 2), "its cancel is somebody else's by now");
+    assert!(!revokes(beside, 1), "nothing overlaps");
+    assert!(revokes(a + PAGE, 1), "a part of the object");
+    assert!(!revokes(a, 2), "its cancel is somebody else's by now");
     w.work();
-    assert!(!cancels(a, 2), "it has no pages");
+    assert!(!revokes(a, 2), "it has no pages");
     let acquiring = Bare::new(&n, range(a, 2 * PAGE));
     let _ticket = Notifier::attach(&acquiring).unwrap();
-    assert!(!cancels(a, 2), "an acquire in flight has no pages yet");
+    assert!(!revokes(a, 2), "an acquire in flight has no pages yet");
     drop((n, object, acquiring));
     w.finish();
 }

@@ -18,6 +18,7 @@
 //! | 160-164, 169-179, 186-189, 191 | `tests/cases`, on loom and under Miri |
 //! | 165-168 | `edges` |
 //! | 180-184 | `faulty` |
+//! | 210, 211 | `awaited` |
 //! | rule 29 | `holders` |
 #![allow(
     clippy::unwrap_used,
@@ -30,6 +31,7 @@
     reason = "a test: it runs on the standard library, and stops where something is wrong"
 )]
 
+mod awaited;
 mod bare;
 mod corners;
 mod deadlines;

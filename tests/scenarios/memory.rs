@@ -65,8 +65,8 @@ fn s66_a_context_that_cannot_be_made<P: Host>() {
         let live = w.machine.meter().live();
         w.machine.meter().fail_nth(n);
         let made = Context::builder(crate::world::Device::<P>::new(&w.machine))
-            .pin_queue(w.pins.clone())
-            .release_queue(w.frees.clone())
+            .pin_queue(w.pin_queue.clone())
+            .release_queue(w.release_queue.clone())
             .build();
         assert_eq!(made.err().map(|rejected| rejected.error), Some(Error::NoMemory), "allocation {n}");
         assert_eq!(w.machine.meter().live(), live);

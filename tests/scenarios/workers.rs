@@ -225,7 +225,7 @@ fn s34_a_refused_enqueue_gives_the_reference_back<P: Host>() {
     assert_eq!(w.count(Seam::Prepare), 1, "one run for both");
     // Refused for good: the queue is shut down.
     w.process.dontneed(a, PAGE);
-    w.pins.shut_down();
+    w.pin_queue.shut_down();
     assert_eq!(object.try_acquire().unwrap_err(), Error::ShutDown);
     assert_eq!(object.acquire().unwrap_err(), Error::ShutDown);
     assert_eq!((object.state(), object.handles()), (State::Idle, 1));
@@ -272,7 +272,7 @@ fn s35_and_s36_a_cancel_runs_again_for_each_attach<P: Host>() {
 
 /// Step by step: an object whose cancel is queued is `Revoking`, and cannot be attached.
 fn s36_attached_and_cancel_pending_exclude_each_other<P: Host>() {
-    let w = World::<P>::with_stepped_cancels(Setup::default());
+    let w = World::<P>::with_stepped_revocations(Setup::default());
     let _in = w.enter();
     let (a, object) = w.pinned(1);
     let n = w.notifier(&object);

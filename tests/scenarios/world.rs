@@ -135,9 +135,9 @@ pub struct World<P: Host> {
     pub machine: Machine,
     pub process: Process,
     pub ctx: Ctx<P>,
-    pub pins: P::Queue,
-    pub cancels: Option<P::Queue>,
-    pub frees: P::Queue,
+    pub pin_queue: P::Queue,
+    pub revoke_queue: Option<P::Queue>,
+    pub release_queue: P::Queue,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -162,37 +162,38 @@ impl<P: Host> World<P> {
         let machine = Machine::new();
         let process = machine.process();
         // A thread that waits for a cancel cannot run it: somebody else has to.
-        let cancels = setup.queued.then(|| setup.threads.max(1));
-        Self::on(machine, process, setup, cancels)
+        let revoke_threads = setup.queued.then(|| setup.threads.max(1));
+        Self::on(machine, process, setup, revoke_threads)
     }
 
-    /// The queue of the cancels has no thread either: only for tests in which nobody waits for a
+    /// The revoke queue has no thread either: only for tests in which nobody waits for a
     /// cancel.
-    pub fn with_stepped_cancels(setup: Setup) -> Self {
+    pub fn with_stepped_revocations(setup: Setup) -> Self {
         let machine = Machine::new();
         let process = machine.process();
         Self::on(machine, process, setup, Some(0))
     }
 
-    fn on(machine: Machine, process: Process, setup: Setup, cancels: Option<usize>) -> Self {
+    fn on(machine: Machine, process: Process, setup: Setup, revoke_threads: Option<usize>) -> Self {
         let _metered = machine.enter_nobody();
         let mut threads = Vec::new();
-        let pins = queue::<P>(&machine, setup.threads, &mut threads);
-        let frees = queue::<P>(&machine, setup.threads, &mut threads);
-        let cancels = cancels.map(|n| queue::<P>(&machine, n, &mut threads));
+        let pin_queue = queue::<P>(&machine, setup.threads, &mut threads);
+        let release_queue = queue::<P>(&machine, setup.threads, &mut threads);
+        let revoke_queue = revoke_threads.map(|n| queue::<P>(&machine, n, &mut threads));
         let device = Device::with_limits(&machine, setup.limits);
-        let mut builder = Context::builder(device).pin_queue(pins.clone()).release_queue(frees.clone());
-        if let Some(queue) = &cancels {
+        let mut builder =
+            Context::builder(device).pin_queue(pin_queue.clone()).release_queue(release_queue.clone());
+        if let Some(queue) = &revoke_queue {
             builder = builder.revoke_queue(queue.clone());
         }
         let ctx = builder.build().unwrap();
-        Self { machine, process, ctx, pins, cancels, frees, threads }
+        Self { machine, process, ctx, pin_queue, revoke_queue, release_queue, threads }
     }
 
     /// Another device on the same machine, with queues of its own. Ends with [`World::end_device`].
     pub fn another_device(&self, setup: Setup) -> Self {
-        let cancels = setup.queued.then(|| setup.threads.max(1));
-        Self::on(self.machine.clone(), self.process.record().users().unwrap(), setup, cancels)
+        let revoke_threads = setup.queued.then(|| setup.threads.max(1));
+        Self::on(self.machine.clone(), self.process.record().users().unwrap(), setup, revoke_threads)
     }
 
     /// This thread runs in the process.
@@ -258,8 +259,8 @@ impl<P: Host> World<P> {
     pub fn work(&self) {
         let _in = self.machine.enter_nobody();
         loop {
-            let ran = self.pins.run_one() | self.cancels.as_ref().is_some_and(|q| q.run_one());
-            if !ran && !self.frees.run_one() {
+            let ran = self.pin_queue.run_one() | self.revoke_queue.as_ref().is_some_and(|q| q.run_one());
+            if !ran && !self.release_queue.run_one() {
                 break;
             }
         }
@@ -317,9 +318,9 @@ impl<P: Host> World<P> {
         let stats = self.ctx.stats();
         assert_eq!((stats.spaces, stats.workers), (0, 0), "address spaces or workers are left");
         assert_eq!(self.ctx.handles(), 1, "somebody still holds the context");
-        let Self { machine, process, ctx, pins, cancels, frees, threads } = self;
+        let Self { machine, process, ctx, pin_queue, revoke_queue, release_queue, threads } = self;
         drop(ctx);
-        for queue in [Some(pins), cancels, Some(frees)].into_iter().flatten() {
+        for queue in [Some(pin_queue), revoke_queue, Some(release_queue)].into_iter().flatten() {
             queue.drain_with_threads(!threads.is_empty());
             queue.shut_down();
         }

@@ -89,9 +89,25 @@
 //!   `exec`: therefore everything is unregistered before a descriptor is closed, or the parent's
 //!   next `munmap` would wait for ever.
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!(
-    "userptr-linux watches the memory of a Linux process: make it a dependency for `cfg(target_os = \"linux\")` only"
+    "userptr-linux watches the memory of a 64-bit Linux process: make it a dependency for \
+     `cfg(all(target_os = \"linux\", target_pointer_width = \"64\"))` only"
+);
+#[cfg(all(
+    feature = "uring",
+    target_pointer_width = "64",
+    not(any(
+        target_arch = "x86_64",
+        target_arch = "aarch64",
+        target_arch = "riscv64",
+        target_arch = "loongarch64",
+        target_arch = "powerpc64"
+    ))
+))]
+compile_error!(
+    "the feature `uring` of userptr-linux needs x86_64, aarch64, riscv64, loongarch64 or powerpc64: \
+     take the package with `default-features = false` elsewhere"
 );
 
 #[cfg(all(doctest, feature = "uring"))]

@@ -29,8 +29,7 @@ pub struct DmaMap(Arc<Table>);
 
 struct Table {
     /// Not counted: a device holds no address space.
-    owner: Option<Arc<Mm>>,
-    mm: usize,
+    owner: Arc<Mm>,
     address: usize,
     pages: Vec<Page>,
     write: bool,
@@ -59,32 +58,23 @@ impl Engine {
     }
 
     /// Makes a table for `pages`, which the process had at `address` (in bytes) when they were
-    /// pinned.
+    /// pinned. For a [`Device::prepare`](userptr::Device::prepare): the process is
+    /// [`Space::record`](crate::Space::record) of the address space.
     ///
     /// # Errors
     /// What was injected.
     pub fn map(&self, owner: &Record, address: usize, pages: &[Page], write: bool) -> Result<DmaMap, Error> {
-        self.map_mm(owner.id(), address, pages, write)
-    }
-
-    pub(super) fn map_mm(
-        &self,
-        mm: usize,
-        address: usize,
-        pages: &[Page],
-        write: bool,
-    ) -> Result<DmaMap, Error> {
         lockdep::call_out("prepare");
         lockdep::might_sleep("prepare");
         let range = AddrRange::new(address, pages.len() * PAGE).ok();
+        let mm = owner.id();
         self.machine.arrive(Seam::Prepare, Op::Other, mm, range);
         if let Some(error) = self.machine.inject().prepare.take() {
             return Err(error);
         }
         let pages = pages.to_vec();
         let table = Table {
-            owner: self.machine.find(mm),
-            mm,
+            owner: owner.0.clone(),
             address,
             pages,
             write,
@@ -171,11 +161,10 @@ impl Engine {
         if write && !table.write {
             frames.report(Violation::ReadOnly);
         }
-        let fresh = table.owner.as_ref().is_some_and(|owner| {
-            let tables = owner.tables();
-            tables.ptes.get(&at).is_some_and(|pte| pte.page == page && (pte.write || !write))
-                && !tables.closed.iter().any(|range| range.contains(&at))
-        });
+        let tables = table.owner.tables();
+        let fresh = tables.ptes.get(&at).is_some_and(|pte| pte.page == page && (pte.write || !write))
+            && !tables.closed.iter().any(|range| range.contains(&at));
+        drop(tables);
         if !fresh {
             frames.report(Violation::Stale { address, page, write });
         }
@@ -187,7 +176,7 @@ impl Engine {
     }
 
     fn arrive(&self, seam: Seam, map: &DmaMap) {
-        self.machine.arrive(seam, Op::Other, map.0.mm, map.range());
+        self.machine.arrive(seam, Op::Other, map.0.owner.id, map.range());
     }
 }
 

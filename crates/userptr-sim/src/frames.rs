@@ -1,6 +1,7 @@
 //! Physical memory: page frames with content, references and pins.
 
 use super::machine::Violation;
+use core::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use userptr::Error;
 
@@ -9,7 +10,7 @@ pub const CONTENT: usize = 64;
 
 /// A frame and the life of it that is meant: a frame that was freed and taken again is another
 /// page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Page {
     pub(super) frame: usize,
     pub(super) generation: u64,
@@ -20,6 +21,12 @@ impl Page {
     #[must_use]
     pub fn frame(self) -> usize {
         self.frame
+    }
+}
+
+impl fmt::Debug for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Page({}, life {})", self.frame, self.generation)
     }
 }
 
@@ -146,8 +153,9 @@ impl Frames {
         self.memory().live(page).is_some_and(|f| !core::mem::replace(&mut f.locked, true))
     }
 
+    /// Gives the page lock back. A page that was freed meanwhile has none.
     pub(super) fn unlock(&self, page: Page) {
-        if let Some(f) = self.memory().live(page) {
+        if let Some(f) = self.memory().peek(page) {
             f.locked = false;
         }
     }

@@ -2,18 +2,17 @@
 
 use super::frames::{Frames, Page, PageState};
 use super::inject::Inject;
-use super::mm::{self, Mm, Process};
+use super::mm::{self, Process};
 use super::seam::Seams;
 use crate::platform::{Meter, MeterGuard};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use userptr::notifier::Outcome;
 
 /// Something that must never happen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Violation {
     /// A pin was given back that was not there.
@@ -43,10 +42,28 @@ pub enum Violation {
     ReadOnly,
     /// A mapping was taken away while the device worked on it.
     UnmappedBusy,
-    /// More was uncharged than had been charged.
+    /// More was uncharged than had been charged: a page was given back to an address space that had
+    /// not pinned it.
     Uncharged,
-    /// A hold on an address space was dropped that nobody had.
-    DroppedTwice,
+}
+
+impl fmt::Debug for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnpinTwice(page) => write!(f, "UnpinTwice({page:?})"),
+            Self::UnmapTwice(page) => write!(f, "UnmapTwice({page:?})"),
+            Self::UseAfterFree(page) => write!(f, "UseAfterFree({page:?})"),
+            Self::ZeroPageWritten => f.write_str("ZeroPageWritten"),
+            Self::NotPinned(page) => write!(f, "NotPinned({page:?})"),
+            Self::NotMapped => f.write_str("NotMapped"),
+            Self::Stale { address, page, write } => {
+                write!(f, "Stale {{ address: {address:#x}, page: {page:?}, write: {write} }}")
+            }
+            Self::ReadOnly => f.write_str("ReadOnly"),
+            Self::UnmappedBusy => f.write_str("UnmappedBusy"),
+            Self::Uncharged => f.write_str("Uncharged"),
+        }
+    }
 }
 
 /// A simulated machine. Clones are the same machine.
@@ -61,7 +78,6 @@ struct Inner {
     next_mm: AtomicUsize,
     /// Records of address spaces that somebody holds.
     records: AtomicUsize,
-    mms: Mutex<BTreeMap<usize, Weak<Mm>>>,
     /// How invalidations ended that did not end well.
     outcomes: Mutex<Vec<Outcome>>,
     silent: AtomicBool,
@@ -84,7 +100,6 @@ impl Machine {
             meter: Meter::new(),
             next_mm: AtomicUsize::new(1),
             records: AtomicUsize::new(0),
-            mms: Mutex::default(),
             outcomes: Mutex::default(),
             silent: AtomicBool::new(false),
         }))
@@ -113,7 +128,7 @@ impl Machine {
     }
 
     /// The meter of the allocations of every thread that is in one of the machine's processes, on
-    /// the host `Sim`.
+    /// the platform `Sim`.
     #[must_use]
     pub fn meter(&self) -> &Arc<Meter> {
         &self.0.meter
@@ -146,15 +161,6 @@ impl Machine {
         if outcome != Outcome::Idle {
             self.0.outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
         }
-    }
-
-    pub(super) fn add(&self, mm: &Arc<Mm>) {
-        let mut mms = self.0.mms.lock().unwrap_or_else(PoisonError::into_inner);
-        mms.insert(mm.id, Arc::downgrade(mm));
-    }
-
-    pub(super) fn find(&self, mm: usize) -> Option<Arc<Mm>> {
-        self.0.mms.lock().unwrap_or_else(PoisonError::into_inner).get(&mm)?.upgrade()
     }
 
     pub(super) fn next_mm(&self) -> usize {
@@ -233,7 +239,7 @@ impl Machine {
     }
 
     /// [`assert_clean`](Self::assert_clean), and that nothing at all is left: no process, no
-    /// record, no frame, and no allocation (of the host `Sim`).
+    /// record, no frame, and no allocation (of the platform `Sim`).
     ///
     /// # Panics
     /// If not.

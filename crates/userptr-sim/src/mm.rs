@@ -2,7 +2,7 @@
 
 use super::frames::Page;
 use super::lock::MmapLock;
-use super::machine::{Machine, Violation};
+use super::machine::Machine;
 use super::notify::{Callbacks, Notify, Subscription};
 use super::seam::{Op, Seam};
 use super::vma::Tables;
@@ -179,7 +179,7 @@ impl Record {
         self.0.notify.registered()
     }
 
-    /// Whether the bytes from `start` to `last`, both inclusive, can be user memory.
+    /// Whether a range that ends with the byte `last`, inclusive, can be user memory.
     #[must_use]
     pub fn access_ok(&self, last: usize) -> bool {
         last < TOP
@@ -204,10 +204,8 @@ impl Clone for Record {
 impl Drop for Record {
     fn drop(&mut self) {
         // ORDERING: releases to `count`, and as the last acquires from the other droppers.
-        match self.0.count.fetch_sub(1, Ordering::AcqRel) {
-            0 => self.0.machine.frames().report(Violation::DroppedTwice),
-            1 => self.0.machine.records_add(-1),
-            _ => {}
+        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.machine.records_add(-1);
         }
     }
 }
@@ -238,7 +236,6 @@ impl Process {
             limit: AtomicUsize::new(usize::MAX),
             capable: AtomicBool::new(false),
         });
-        machine.add(&mm);
         Self(Record(mm))
     }
 

@@ -174,7 +174,7 @@ impl Process {
     /// New shared memory (`memfd`), with as many pages as are touched.
     #[must_use]
     pub fn shared(&self) -> Arc<Shared> {
-        Arc::new(Shared::new())
+        Arc::new(Shared::new(self.record().machine()))
     }
 }
 
@@ -209,7 +209,7 @@ impl Mm {
                     put_away(&mut tables, *at, frames.content(*page));
                     frames.unlock(*page);
                     gone.push(*page);
-                } else if !frames.state(*page).freed {
+                } else {
                     frames.unlock(*page);
                 }
             }

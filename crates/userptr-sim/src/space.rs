@@ -1,4 +1,5 @@
-//! The machine as the core sees it: [`AddressSpace`] and [`Device`] on it, for any host.
+//! The machine as the core sees it: [`AddressSpace`] and [`Device`] on it, for any platform of real
+//! threads.
 
 use super::SHIFT;
 use super::engine::{DmaMap, Engine};
@@ -24,7 +25,19 @@ use userptr::refcount::Ref;
 /// A process's address space: a hold on its record.
 pub struct Space<P: Platform> {
     record: Record,
-    _host: PhantomData<fn() -> P>,
+    _platform: PhantomData<fn() -> P>,
+}
+
+/// A checker sees its own locks and atomics only. A model on this machine would pass and have
+/// checked nothing.
+const fn refuse_models<P: Platform>() {
+    const {
+        assert!(
+            !P::IS_MODEL,
+            "the simulated machine does not run in a model checker, which would not see what it does: \
+             use the address space of `userptr::platforms::loom`"
+        );
+    }
 }
 
 /// A pinned page, and whose it is: the device's check wants to know.
@@ -44,7 +57,8 @@ impl<P: Platform> Space<P> {
     }
 
     fn new(record: Record) -> Self {
-        Self { record, _host: PhantomData }
+        refuse_models::<P>();
+        Self { record, _platform: PhantomData }
     }
 
     /// The record.
@@ -189,7 +203,7 @@ impl<P: Platform> Callbacks for Told<P> {
 pub struct DmaDevice<P: Platform> {
     engine: Engine,
     limits: Limits,
-    _host: PhantomData<fn() -> P>,
+    _platform: PhantomData<fn() -> P>,
 }
 
 impl<P: Platform> DmaDevice<P> {
@@ -202,7 +216,8 @@ impl<P: Platform> DmaDevice<P> {
     /// A device in this machine.
     #[must_use]
     pub fn with_limits(machine: &Machine, limits: Limits) -> Self {
-        Self { engine: Engine::new(machine), limits, _host: PhantomData }
+        refuse_models::<P>();
+        Self { engine: Engine::new(machine), limits, _platform: PhantomData }
     }
 
     /// Reads a byte at `offset` of a mapping, by DMA. See [`Engine::read`].
@@ -239,9 +254,8 @@ impl<P: Platform> Device for DmaDevice<P> {
             assert!(segment.pages <= self.limits.sg.max_segment_pages, "a segment over the limit");
         }
         assert!(frames.next().is_none() && what.sg.pages() == what.pages.len(), "pages without a segment");
-        let mm = what.pages.first().map_or(0, |p| p.mm);
         let pages: Vec<_> = what.pages.iter().map(|p| p.page).collect();
-        self.engine.map_mm(mm, what.address, &pages, what.write)
+        self.engine.map(what.space.record(), what.address, &pages, what.write)
     }
 
     fn stop(&self, map: &DmaMap) {

@@ -1,6 +1,7 @@
 //! Mappings and page tables. All numbers here are page numbers; ends are exclusive.
 
 use super::frames::{CONTENT, Frames, Page};
+use super::machine::Machine;
 use core::ops::Range;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,15 +25,17 @@ impl Prot {
     pub const NONE: Self = Self { read: false, write: false };
 }
 
-/// Memory that several mappings share (`memfd`): its pages, by their index.
+/// Memory that several mappings share (`memfd`): its pages, by their index. They live as long as it
+/// is mapped somewhere, or a handle to it is left.
 #[derive(Debug)]
 pub struct Shared {
+    machine: Machine,
     pub(super) pages: Mutex<BTreeMap<usize, Page>>,
 }
 
 impl Shared {
-    pub(super) fn new() -> Self {
-        Self { pages: Mutex::default() }
+    pub(super) fn new(machine: &Machine) -> Self {
+        Self { machine: machine.clone(), pages: Mutex::default() }
     }
 
     /// The page at `index`, with one more map for the caller; made if need be.
@@ -48,6 +51,15 @@ impl Shared {
         };
         frames.map(page);
         Ok(page)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let pages = core::mem::take(self.pages.get_mut().unwrap_or_else(PoisonError::into_inner));
+        for page in pages.into_values() {
+            self.machine.frames().unmap(page);
+        }
     }
 }
 

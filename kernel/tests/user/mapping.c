@@ -3,34 +3,9 @@
  * Changes of the mapping. When the call that changes it has returned, the pages are released (`pins` at once, without
  * waiting for any worker), and the device never sees or writes a stale page.
  */
-#include "dev.h"
+#include "fixture.h"
 
 #include <sys/syscall.h>
-
-#define N 16
-
-static int fd;
-static unsigned char *at;
-static uint64_t h;
-
-/* An object over N stamped pages, pinned. */
-static int begin(unsigned int seed)
-{
-	fd = dev_open(0);
-	at = memory(N);
-	CHECK(fd >= 0 && at);
-	stamp(at, N, seed);
-	CHECK_EQ(dev_create(fd, at, N * PAGE, 0, &h), 0);
-	CHECK_EQ(dev_get(fd, h), 0);
-	CHECK_EQ(pins(fd), N);
-	return 0;
-}
-#define BEGIN(seed)                       \
-	do {                              \
-		int line_ = begin(seed);  \
-		if (line_)                \
-			return line_;     \
-	} while (0)
 
 static int unmap(void)
 {

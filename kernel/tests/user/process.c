@@ -1,34 +1,10 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 /* Processes: fork, exec, exit, being killed, signals, the reaper. */
-#include "dev.h"
+#include "fixture.h"
 
 #include <pthread.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
-
-#define N 16
-
-static int fd;
-static unsigned char *at;
-static uint64_t h;
-
-static int begin(unsigned int seed)
-{
-	fd = dev_open(0);
-	at = memory(N);
-	CHECK(fd >= 0 && at);
-	stamp(at, N, seed);
-	CHECK_EQ(dev_create(fd, at, N * PAGE, 0, &h), 0);
-	CHECK_EQ(dev_get(fd, h), 0);
-	CHECK_EQ(pins(fd), N);
-	return 0;
-}
-#define BEGIN(seed)                       \
-	do {                              \
-		int line_ = begin(seed);  \
-		if (line_)                \
-			return line_;     \
-	} while (0)
 
 /* The child has another address space at the same addresses: the parent's object is not its memory. */
 static int fork_child_refused(void)

@@ -29,18 +29,48 @@
 //!
 //! or, for good, in your workspace's manifest: `[patch.crates-io]` with `loom = { path = "..." }`.
 //!
-//! # Time-outs
+//! # Deadlines
 //!
-//! Finite time-outs expire at once: a model explores "the deadline passed" at every point, and "in
-//! time" by passing none.
+//! The clock stands still, so no deadline expires unseen: a wait with a finite deadline lasts until
+//! its condition holds, and a model in which it never does fails as a deadlock. A deadline expires
+//! where the model says so: [`set_deadlines`], or [`Model::deadlines`] for all of a model. A
+//! deadline of zero looks once, as everywhere.
 //!
+//! # A model of a driver
+//!
+//! [`Model`] explores a closure in every interleaving, in a process of its own; [`Memory`] is an
+//! address space whose accesses the checker sees; [`context`] makes a context whose queues the
+//! model serves. [The page](crate::docs::model) has a whole one.
+//!
+//! The simulated machine of `userptr-sim` is made of real locks and threads. On this platform it
+//! would check nothing, so it does not compile:
+//! ```compile_fail,E0080
+//! # use userptr::platforms::loom::Loom;
+//! # use userptr_sim::{DmaDevice, Machine};
+//! let device = DmaDevice::<Loom>::new(&Machine::new());
 //! ```
-//! use userptr::{Refcount, platforms::loom::Loom};
-//! loom::model(|| {
+//! ```compile_fail,E0080
+//! # use userptr::platforms::loom::Loom;
+//! # use userptr_sim::{Machine, Space};
+//! let space = Space::<Loom>::of(&Machine::new().process());
+//! ```
+//!
+//! A mechanism alone needs no memory:
+//! ```
+//! use userptr::{Refcount, platforms::loom::{Loom, Model}};
+//! Model::new().check(|| {
 //!     let count = Refcount::<Loom>::new();
 //!     assert!(count.put());
 //! });
 //! ```
+
+mod memory;
+mod model;
+mod served;
+
+pub use memory::{Frame, Memory, MemoryUsers};
+pub use model::{Failure, Model, Thread, spawn};
+pub use served::{Served, context};
 
 use super::native::{load, rmw, store};
 use crate::platform::{AtomicUsize, Cell, Load, LockClass, Platform, RawLock, RawWait, Rmw, Store};
@@ -49,7 +79,7 @@ use crate::work::{SharedQueue, SoftWork};
 use ::loom::sync::atomic;
 use ::loom::sync::{Condvar, Mutex, MutexGuard};
 use core::alloc::Layout;
-use core::cell::UnsafeCell;
+use core::cell::{Cell as PlainCell, UnsafeCell};
 use core::fmt;
 use core::hash::{Hash, Hasher};
 use core::ptr::NonNull;
@@ -73,6 +103,7 @@ unsafe impl Platform for Loom {
     /// Small, so that a model can fill the slots and see the overflow.
     const WINDOWS: usize = 1;
     const SHARDS: usize = 2;
+    const IS_MODEL: bool = true;
 
     fn fence() {
         atomic::fence(atomic::Ordering::SeqCst);
@@ -107,6 +138,31 @@ impl Hasher for Number {
     fn finish(&self) -> u64 {
         0
     }
+}
+
+extern crate std;
+
+/// What a finite deadline does in a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Deadlines {
+    /// It never expires.
+    #[default]
+    Never,
+    /// It expires at once: each wait looks once, so that a model explores "the deadline has passed"
+    /// at every point.
+    AtOnce,
+}
+
+std::thread_local! {
+    /// All threads of a model run in one thread of the operating system. No step of a model.
+    static DEADLINES: PlainCell<Deadlines> = const { PlainCell::new(Deadlines::Never) };
+}
+
+/// Says what finite deadlines do in the waits that begin from now on, in every thread of the model.
+/// A [`Model`] begins each execution with its own setting; outside of one, the last that was set
+/// counts.
+pub fn set_deadlines(deadlines: Deadlines) {
+    DEADLINES.set(deadlines);
 }
 
 /// loom's atomic word.
@@ -149,12 +205,15 @@ impl<T> fmt::Debug for LoomCell<T> {
 
 // SAFETY: both methods pass the cell's own pointer; loom tracks and synchronises nothing.
 unsafe impl<T> Cell<T> for LoomCell<T> {
+    #[track_caller]
     fn new(value: T) -> Self {
         Self(::loom::cell::UnsafeCell::new(value))
     }
+    #[track_caller]
     fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
         self.0.with(f)
     }
+    #[track_caller]
     fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
         self.0.with_mut(f)
     }
@@ -218,7 +277,7 @@ unsafe impl RawWait for LoomWait {
     }
 
     unsafe fn wait_until(&self, timeout: Option<Duration>, condition: &mut dyn FnMut() -> bool) -> bool {
-        if timeout.is_some() {
+        if timeout.is_some_and(|t| t.is_zero() || DEADLINES.get() == Deadlines::AtOnce) {
             return condition();
         }
         let mut gate = self.gate.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

@@ -1,5 +1,6 @@
 //! The platform made of the standard library: [`Std`].
 
+mod awaited;
 mod clock;
 pub(super) mod held;
 mod running;
@@ -7,6 +8,7 @@ mod shard;
 mod sync;
 mod workers;
 
+pub use awaited::{Acquire, OnThreads};
 pub use running::Running;
 pub use sync::{StdLock, StdWait};
 pub use workers::{Threads, Workers};

@@ -20,10 +20,9 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    pub(crate) fn open(options: Options) -> Result<Self, String> {
-        let space = Linux::with(options).map_err(|why| why.to_string())?;
-        let ring = Uring::open(Setup::default()).map_err(|why| why.to_string())?;
-        let context = Context::builder(ring).spawn().map_err(|why| why.to_string())?;
+    pub(crate) fn open(options: Options) -> Result<Self, Box<dyn std::error::Error>> {
+        let space = Linux::with(options)?;
+        let context = Context::builder(Uring::open(Setup::default())?).spawn()?;
         Ok(Self { objects: HashMap::new(), context, space })
     }
 

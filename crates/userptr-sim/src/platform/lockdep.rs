@@ -11,7 +11,7 @@ use core::cell::RefCell;
 use std::fmt::Write;
 use userptr::platform::LockClass;
 
-/// The host's address-space lock (`mmap_lock`).
+/// The machine's address-space lock (`mmap_lock`).
 pub const MMAP: LockClass = LockClass { name: "mmap_lock", rank: 5 };
 /// A driver's own object lock, for tests: it may be held across an invalidation.
 pub const DRIVER: LockClass = LockClass { name: "driver_object", rank: 12 };
@@ -93,7 +93,7 @@ pub fn might_alloc() {
     }
 }
 
-/// Says that the core calls its host or its driver.
+/// Says that the core calls its platform or its driver.
 ///
 /// # Panics
 /// If this thread holds a lock that an invalidation takes (rule 27).

@@ -1,5 +1,5 @@
-//! The checking host: [`Sim`] is the standard library's host with a lock checker and a metered
-//! allocator around it.
+//! The checking platform: [`Sim`] is the platform of the standard library with a lock checker and a
+//! metered allocator around it.
 //!
 //! It finds on every run, not only when the schedule is unlucky: a lock taken out of order, a sleep
 //! under a spinlock, an allocation under a lock that an invalidation takes (rule 27), a call-out
@@ -20,7 +20,7 @@ use userptr::platforms::std::{StdLock, StdWait};
 use userptr::refcount::Ref;
 use userptr::work::{SharedQueue, SoftWork};
 
-/// The host [`Std`](userptr::platforms::std::Std) with its locks, waits and allocations checked.
+/// The platform `Std` with its locks, waits and allocations checked.
 #[derive(Debug)]
 pub enum Sim {}
 
@@ -106,7 +106,7 @@ unsafe impl<const SLEEPS: bool> RawLock for CheckedLock<SLEEPS> {
 #[derive(Debug)]
 pub struct CheckedWait(StdWait);
 
-// SAFETY: the wait is the standard host's.
+// SAFETY: the wait is that of `Std`.
 unsafe impl RawWait for CheckedWait {
     fn uninit() -> Self {
         Self(StdWait::uninit())

@@ -8,6 +8,26 @@ use std::thread;
 use userptr::Error;
 use userptr::notifier::Outcome;
 
+/// A page of a process that the device has mapped, and nobody watches.
+struct Mapped {
+    m: Machine,
+    p: Process,
+    engine: Engine,
+    a: usize,
+    pages: Vec<Page>,
+    map: DmaMap,
+}
+
+fn mapped(write: bool) -> Mapped {
+    let m = Machine::new();
+    let (p, engine) = (m.process(), Engine::new(&m));
+    let a = p.mmap(PAGE);
+    p.store(a, 1).unwrap();
+    let pages = p.record().pin_fast(range(a, PAGE), true).unwrap();
+    let map = engine.map(p.record(), a, &pages, write).unwrap();
+    Mapped { m, p, engine, a, pages, map }
+}
+
 #[test]
 fn a_naive_device_reads_stale_pages_after_each_operation() {
     type Change = fn(&Process, usize);
@@ -30,12 +50,7 @@ fn a_naive_device_reads_stale_pages_after_each_operation() {
         ("OOM reaper", |p, a| p.oom_reap(a, PAGE).unwrap()),
     ];
     for (name, change) in changes {
-        let m = Machine::new();
-        let (p, engine) = (m.process(), Engine::new(&m));
-        let a = p.mmap(PAGE);
-        p.store(a, 1).unwrap();
-        let pages = p.record().pin_fast(range(a, PAGE), true).unwrap();
-        let map = engine.map(p.record(), a, &pages, true).unwrap();
+        let Mapped { m, p, engine, a, pages, map } = mapped(true);
         engine.write(&map, 3, 5);
         assert_eq!(p.load(a + 3), Ok(5), "{name}");
         m.assert_clean_but_pins();
@@ -51,12 +66,7 @@ fn a_naive_device_reads_stale_pages_after_each_operation() {
 
 #[test]
 fn inside_a_window_the_device_may_not_touch_what_is_still_mapped() {
-    let m = Machine::new();
-    let (p, engine) = (m.process(), Engine::new(&m));
-    let a = p.mmap(PAGE);
-    p.store(a, 1).unwrap();
-    let pages = p.record().pin_fast(range(a, PAGE), true).unwrap();
-    let map = engine.map(p.record(), a, &pages, true).unwrap();
+    let Mapped { m, p, engine, a, pages, map } = mapped(true);
     let (e, t) = (engine.clone(), map.clone());
     m.once(Seam::Before, move |_| assert_eq!(e.read(&t, 0), 1));
     let (e, t, inner) = (engine.clone(), map.clone(), m.clone());
@@ -72,12 +82,7 @@ fn inside_a_window_the_device_may_not_touch_what_is_still_mapped() {
 
 #[test]
 fn the_engine_reports_each_kind_of_misuse() {
-    let m = Machine::new();
-    let (p, engine) = (m.process(), Engine::new(&m));
-    let a = p.mmap(PAGE);
-    p.store(a, 1).unwrap();
-    let pages = p.record().pin_fast(range(a, PAGE), true).unwrap();
-    let map = engine.map(p.record(), a, &pages, false).unwrap();
+    let Mapped { m, p, engine, a, pages, map } = mapped(false);
     engine.write(&map, 0, 1);
     assert_eq!(m.take_violations(), [Violation::ReadOnly]);
     let job = engine.start(&map);

@@ -247,3 +247,56 @@ fn the_current_process_is_the_threads_own() {
         s.spawn(|| assert!(Record::is_nobody_current()));
     });
 }
+
+#[test]
+fn shared_memory_goes_with_its_last_mapping_or_handle() {
+    let m = Machine::new();
+    let p = m.process();
+    let shared = p.shared();
+    let (a, b) = (p.mmap(PAGE), 0x7000_0000);
+    p.mmap_shared(a, PAGE, &shared, 0);
+    p.mmap_shared(b, PAGE, &shared, 0);
+    p.store(a, 3).unwrap();
+    assert_eq!((p.load(b), m.used()), (Ok(3), 1));
+    p.munmap(a, PAGE);
+    p.munmap(b, PAGE);
+    assert_eq!(m.used(), 1, "its content stays as long as the handle");
+    p.mmap_shared(a, PAGE, &shared, 0);
+    drop(shared);
+    assert_eq!(p.load(a), Ok(3));
+    drop(p);
+    m.assert_empty();
+}
+
+#[test]
+fn what_is_given_back_twice_or_to_the_wrong_process_is_reported() {
+    let m = Machine::new();
+    let (p, q) = (m.process(), m.process());
+    let a = p.mmap(PAGE);
+    p.store(a, 1).unwrap();
+    let pages = p.record().pin_fast(range(a, PAGE), true).unwrap();
+    q.record().unpin(&pages, false, false);
+    assert_eq!(m.take_violations(), [Violation::Uncharged]);
+    p.record().unpin(&pages, false, false);
+    assert_eq!(m.take_violations(), [Violation::UnpinTwice(pages[0])]);
+    let pages = p.record().pin_fast(range(a, PAGE), true).unwrap();
+    p.munmap(a, PAGE);
+    // The page table's own mistake, which no operation makes.
+    m.frames().unmap(pages[0]);
+    assert_eq!(m.take_violations(), [Violation::UnmapTwice(pages[0])]);
+    p.record().unpin(&pages, false, false);
+    assert_eq!(m.pins(), 0);
+}
+
+#[test]
+fn what_must_not_happen_is_printed_with_addresses_in_hex() {
+    let m = Machine::new();
+    let p = m.process();
+    let a = p.mmap(PAGE);
+    p.store(a, 1).unwrap();
+    let page = p.record().page_at(a).unwrap();
+    let stale = Violation::Stale { address: a, page, write: true };
+    assert_eq!(format!("{stale:?}"), "Stale { address: 0x10000000, page: Page(1, life 1), write: true }");
+    assert_eq!(format!("{:?}", Violation::UseAfterFree(page)), "UseAfterFree(Page(1, life 1))");
+    assert_eq!(format!("{:?}", Violation::NotMapped), "NotMapped");
+}

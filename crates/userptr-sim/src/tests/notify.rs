@@ -93,6 +93,25 @@ fn one_refusal_ends_what_the_others_began() {
 }
 
 #[test]
+fn a_refused_reclaim_leaves_alone_what_was_freed_meanwhile() {
+    let m = Machine::new();
+    let p = m.process();
+    let a = p.mmap(PAGE);
+    p.store(a, 1).unwrap();
+    let log = Log::default();
+    let sub = p.record().register(log.subscriber(true)).unwrap();
+    let users = Mutex::new(p.record().users());
+    // Reclaim has found the page and holds its page lock.
+    m.once_in(Op::Reclaim, Seam::Before, move |_| {
+        users.lock().unwrap().take().unwrap().munmap(a, PAGE);
+    });
+    assert_eq!(p.reclaim(a, PAGE, false), Err(Refused));
+    m.assert_clean();
+    assert_eq!(m.used(), 0);
+    p.record().unregister(&sub);
+}
+
+#[test]
 fn all_begin_before_one_finishes() {
     let m = Machine::new();
     let p = m.process();

@@ -184,7 +184,7 @@ fn counter(queue: &KQueue, open: usize, again: usize) -> Result<Ref<Counter, Ker
         runs: AtomicUsize::new(0),
         again: AtomicUsize::new(again),
     };
-    Ref::try_new(counter).map_err(|_| ())
+    Ref::try_new(counter).or(Err(()))
 }
 
 /// Waits until the item runs, for at most two seconds.
