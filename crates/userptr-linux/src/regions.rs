@@ -74,7 +74,7 @@ impl Regions {
         let mut uffd = Some(Uffd::open()?);
         let mut table = self.table();
         let table = &mut *table;
-        if let Some(region) = smallest(&mut table.slots, range).and_then(Option::as_mut) {
+        if let Some(region) = oldest(&mut table.slots, range).and_then(Option::as_mut) {
             region.uffd.register_whole(range)?;
             region.watchers = region.watchers.saturating_add(1);
             return Ok(());
@@ -99,7 +99,7 @@ impl Regions {
     pub(super) fn unwatch(&self, range: AddrRange) {
         let gone = {
             let mut table = self.table();
-            let Some(slot) = smallest(&mut table.slots, range) else { return };
+            let Some(slot) = oldest(&mut table.slots, range) else { return };
             let Some(region) = slot else { return };
             region.watchers = region.watchers.saturating_sub(1);
             if region.watchers == 0 { slot.take() } else { None }
@@ -167,11 +167,11 @@ impl Regions {
     }
 }
 
-/// The smallest region that contains the range. One rule for both directions, so that a watcher is
-/// counted where it is counted off.
-fn smallest(slots: &mut [Option<Region>], range: AddrRange) -> Option<&mut Option<Region>> {
+/// The oldest region that contains the range. A watcher is counted off where it was counted on: a
+/// region stays as long as it has a watcher, and none that comes later is older.
+fn oldest(slots: &mut [Option<Region>], range: AddrRange) -> Option<&mut Option<Region>> {
     let fits = |slot: &&mut Option<Region>| slot.as_ref().is_some_and(|region| region.range.contains(range));
-    slots.iter_mut().filter(fits).min_by_key(|slot| slot.as_ref().and_then(|region| region.range.len()))
+    slots.iter_mut().filter(fits).min_by_key(|slot| slot.as_ref().map(|region| region.serial))
 }
 
 impl Watch {

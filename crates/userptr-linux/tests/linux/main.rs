@@ -30,6 +30,7 @@ mod locks;
 mod owner;
 mod races;
 mod stack;
+mod strict;
 mod threads;
 mod uffd;
 mod unmapped;
