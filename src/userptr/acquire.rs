@@ -224,15 +224,15 @@ pub(super) fn install<D: Device>(
     let Some(pages) = pinned.take() else { return Err(Error::Again) };
     // Commit: one store under the notifier's lock. The closure owns what it installs until it runs;
     // not run, it comes back.
-    let mut installed = Some(Installed { pages, sg, map });
+    let mut installed = Some(Installed { pages, sg, map: Some(map) });
     // SAFETY: the closure moves a few words into the place that lease holders read. A lease that it
     // leaves is adopted by the caller, `try_acquire`.
     let committed = unsafe {
         Notifier::commit(body, ticket, lease, || {
             body.installed.with_mut(|slot| {
                 // Under the notifier's lock, `Acquiring` with our ticket: nobody else touches it
-                // (invariant).
-                *slot = installed.take();
+                // (invariant). What the last revocation left is freed by us, after the lock.
+                installed = core::mem::replace(&mut *slot, installed.take());
             });
         })
     };
@@ -240,7 +240,7 @@ pub(super) fn install<D: Device>(
         Ok(()) => Ok(()),
         Err(_) => {
             // Superseded. Nobody had a lease, so the device never used it.
-            if let Some(Installed { pages, map, .. }) = installed {
+            if let Some(Installed { pages, map: Some(map), .. }) = installed {
                 pinned.put_back(pages);
                 device.unmap(map);
             }

@@ -167,11 +167,13 @@ impl<D: Device, R: Handle<D>> LeaseOf<D, R> {
     pub fn mapped(&self) -> Mapped<'_, D> {
         let installed = self.guard.object().installed.with(|i| {
             // SAFETY: a lease was taken from an open word, after the commit installed the pages,
-            // and the revocation takes them only after this lease is gone (invariant of `Body`):
-            // the place is full, and nobody writes it while `self` is borrowed.
+            // and the revocation takes the mapping only after this lease is gone (invariant of
+            // `Body`): the place is full, and nobody writes it while `self` is borrowed.
             unsafe { (*i).as_ref().unwrap_unchecked() }
         });
-        Mapped { map: &installed.map, pages: &installed.pages, sg: &installed.sg }
+        // SAFETY: as above: the mapping is there.
+        let map = unsafe { installed.map.as_ref().unwrap_unchecked() };
+        Mapped { map, pages: &installed.pages, sg: &installed.sg }
     }
 
     /// Returns the device's mapping.

@@ -38,6 +38,7 @@ mod endings;
 #[path = "../cases/ext.rs"]
 mod ext;
 mod faulty;
+mod frees;
 mod holders;
 mod inputs;
 mod lifetime;
