@@ -1,6 +1,6 @@
 //! The object behind a [`UserPtr`]: what it holds, how its pages are released.
 
-use crate::address_space::{AddressSpace, Pages, Usage};
+use crate::address_space::{AddressSpace, Pages, Usage, WatchKey};
 use crate::context::Context;
 use crate::device::{Device, PlatformOf};
 use crate::error::Error;
@@ -29,6 +29,8 @@ pub(super) struct Installed<D: Device> {
     /// ([rule 32](crate::docs::protocol#rule-32)), so the next commit does, an eviction, or the
     /// object's end.
     pub(super) map: Option<D::Map>,
+    /// The watch that preceded the pin.
+    pub(super) key: WatchKey,
 }
 
 pub(super) type Word<D> = <PlatformOf<D> as Platform>::Usize;
@@ -262,15 +264,15 @@ impl<D: Device> Body<D> {
     }
 
     /// Asks the address space to watch the range.
-    pub(super) fn watch(&self) -> Result<(), Error> {
-        let Some(registration) = self.watched_registration() else { return Ok(()) };
-        self.record.space().watch(registration, self.range())?;
+    pub(super) fn watch(&self) -> Result<WatchKey, Error> {
+        let Some(registration) = self.watched_registration() else { return Ok(WatchKey::MIN) };
+        let key = self.record.space().watch(registration, self.range())?;
         if self.watching.swap(1, Rmw::Relaxed) != 0 {
             // One watch an object: the earlier one is ended after the new one stands.
             // SAFETY: there were two, and one stays.
             unsafe { self.record.space().unwatch(registration, self.range()) };
         }
-        Ok(())
+        Ok(key)
     }
 
     /// Returns the registration that changes of the range are reported to. `None`: unsynchronised.

@@ -5,7 +5,7 @@ use super::{Linux, Memory, Watch};
 use std::sync::Arc;
 use userptr::AddrRange;
 use userptr::Error;
-use userptr::address_space::{AddressSpace, Current, Pages, Usage, Users};
+use userptr::address_space::{AddressSpace, Current, Pages, Usage, Users, WatchKey};
 use userptr::notifier::Notifier;
 use userptr::platforms::std::Std;
 use userptr::refcount::Ref;
@@ -82,19 +82,20 @@ impl AddressSpace for Linux {
         self.space.shared.remove(registration.0);
     }
 
-    fn watch(&self, _registration: &Registration, range: AddrRange) -> Result<(), Error> {
-        Ok(self.start_watching(range)?)
+    fn watch(&self, _registration: &Registration, range: AddrRange) -> Result<WatchKey, Error> {
+        self.start_watching(range)?;
+        Ok(WatchKey::MIN)
     }
 
     unsafe fn unwatch(&self, _registration: &Registration, range: AddrRange) {
         self.stop_watching(range);
     }
 
-    fn quiet(&self, _registration: &Registration) -> bool {
+    fn quiet(&self, _registration: &Registration, _range: AddrRange, _key: WatchKey) -> bool {
         self.space.shared.quiet()
     }
 
-    fn wait_quiet(&self, _registration: &Registration) {
+    fn wait_quiet(&self, _registration: &Registration, _range: AddrRange) {
         // The monitor needs a few microseconds once it runs. On a full machine it may have to wait
         // for a processor.
         for _ in 0..50 {
