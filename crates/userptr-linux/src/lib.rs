@@ -98,17 +98,23 @@ compile_error!(
 #[doc = include_str!("../README.md")]
 pub struct Readme;
 
+mod channels;
 mod coverage;
 pub mod docs;
+mod epoll;
+mod eventfd;
 mod grace;
 mod helper;
+mod maps;
 mod memory;
 mod monitor;
 mod owner;
 mod pagemap;
 mod refusal;
 mod regions;
+mod shards;
 mod space;
+mod strict;
 mod threads;
 pub mod uffd;
 #[cfg(feature = "uring")]
@@ -123,19 +129,20 @@ pub use regions::MAX_REGIONS;
 pub use space::{LinuxUsers, Registration};
 
 #[cfg_attr(not(feature = "uring"), allow(unused_imports, reason = "for the devices of this host"))]
-pub(crate) use {owner::Owner, refusal::errno, regions::EventFd};
+pub(crate) use {eventfd::EventFd, owner::Owner, refusal::errno};
 
+use channels::Channels;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 use core::time::Duration;
-use coverage::Coverage;
 use monitor::{Counters, Told};
 use pagemap::Pagemap;
-use regions::{Regions, STOP};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use regions::Regions;
+use shards::Shards;
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
-use uffd::Uffd;
 use userptr::AddrRange;
+use userptr::address_space::WatchKey;
 
 /// How to watch.
 #[derive(Clone, Copy, Debug)]
@@ -178,6 +185,7 @@ impl Default for Options {
 
 /// What an address space has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stats {
     /// Ranges that are watched, in segments with one number of watchers each; in strict mode,
     /// regions.
@@ -188,19 +196,43 @@ pub struct Stats {
     pub remaps: u64,
     /// Discards told by the kernel.
     pub discards: u64,
-    /// Unmappers that strict mode let go though a device was not idle.
+    /// Unmappers that strict mode let go though a device was not idle: their time was over, or the
+    /// object was quarantined.
     pub overdue: u64,
+    /// Userfaultfds that are open. In the default mode memory that does not adjoin has one each, as
+    /// long as there are fewer than 17; in strict mode each region.
+    pub descriptors: usize,
+    /// How often, in the default mode, memory had to share a descriptor because another could not be
+    /// opened: what happens in one place delays look-ups in the other.
+    pub shared: u64,
+    /// Whether mappings of files and SysV segments can be watched (`UFFD_FEATURE_WP_ASYNC`, Linux
+    /// 6.7).
+    pub files: bool,
+    /// Ranges whose watch could not be ended, because the mappings could not be read.
+    pub left: u64,
+    /// Panics of drivers in the monitor's thread, which goes on: what they had to stop is
+    /// quarantined.
+    pub panics: u64,
 }
 
 #[derive(Debug)]
 enum Watch {
-    /// One descriptor for all. Its lock is taken by watch and unwatch only, never by the monitor or
-    /// a cancel.
-    Whole { uffd: Uffd, coverage: Mutex<Coverage> },
-    /// Strict mode: one for each region.
+    /// A few descriptors, each for several pieces of memory.
+    Shards(Box<Shards>),
+    /// Strict mode: one for each piece.
     Regions(Box<Regions>),
     /// Nothing is told: only unsynchronised objects.
     Nothing(Refusal),
+}
+
+impl Watch {
+    fn channels(&self) -> Option<&Channels> {
+        match self {
+            Self::Shards(shards) => Some(shards.channels()),
+            Self::Regions(regions) => Some(regions.channels()),
+            Self::Nothing(_) => None,
+        }
+    }
 }
 
 /// What the monitor works on.
@@ -210,13 +242,26 @@ struct Shared {
     options: Options,
     watch: Watch,
     pagemap: Pagemap,
-    /// Up while messages are being read and passed on.
-    gate: AtomicBool,
     told: Mutex<Told>,
     /// Registrations wait here for a place in `told`.
     vacancy: Condvar,
-    stop: EventFd,
     counters: Counters,
+}
+
+impl Shared {
+    /// See [`AddressSpace::quiet`](userptr::AddressSpace::quiet), and [the
+    /// argument](crate#why-a-look-up-never-finds-a-stale-page). Without a key, for a moment that may
+    /// take a lock.
+    fn quiet(&self, range: AddrRange, key: Option<WatchKey>) -> bool {
+        let probe = self.options.probe;
+        self.owner.is_me()
+            && match (&self.watch, key) {
+                (Watch::Shards(shards), Some(key)) => shards.quiet(key, probe),
+                (Watch::Shards(shards), None) => shards.quiet_range(range, probe),
+                (Watch::Regions(regions), key) => regions.quiet(range, key, probe),
+                (Watch::Nothing(_), _) => true,
+            }
+    }
 }
 
 #[derive(Debug)]
@@ -250,13 +295,10 @@ impl Linux {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn with(options: Options) -> Result<Self, Refusal> {
-        let uffd = Uffd::open()?;
         let watch = if options.strict {
-            // That was to see whether it can be had at all.
-            drop(uffd);
-            Watch::Regions(Box::new(Regions::new()))
+            Watch::Regions(Box::new(Regions::new()?))
         } else {
-            Watch::Whole { uffd, coverage: Mutex::default() }
+            Watch::Shards(Box::new(Shards::new()?))
         };
         Self::build(options, watch)
     }
@@ -272,27 +314,27 @@ impl Linux {
     }
 
     fn build(options: Options, watch: Watch) -> Result<Self, Refusal> {
-        // SAFETY: takes no pointer.
-        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-        let page = usize::try_from(page).map_err(|_| Refusal::Errno(libc::EINVAL))?;
+        let page = memory::page_size();
         let shared = Arc::new(Shared {
             owner: Owner::mark(page)?,
             options,
             watch,
             pagemap: Pagemap::open(page),
-            gate: AtomicBool::new(false),
             told: Mutex::new(Told::new()),
             vacancy: Condvar::new(),
-            stop: EventFd::open()?,
             counters: Counters::default(),
         });
-        let monitor = match shared.watch {
+        // Room for every channel that can be held: the monitor allocates nothing.
+        let held = match shared.watch {
             Watch::Nothing(_) => None,
-            Watch::Whole { .. } | Watch::Regions(_) => {
-                let shared = Arc::clone(&shared);
-                Some(helper::spawn("userptr-monitor", move || shared.run())?)
-            }
+            Watch::Shards(_) => Some(Vec::new()),
+            Watch::Regions(_) => Some(Vec::with_capacity(MAX_REGIONS)),
         };
+        let monitor = held.map(|held| {
+            let shared = Arc::clone(&shared);
+            helper::spawn("userptr-monitor", move || shared.run(held))
+        });
+        let monitor = monitor.transpose()?;
         Ok(Self { space: Arc::new(Space { shared, monitor, shift: page.trailing_zeros() }) })
     }
 
@@ -301,7 +343,7 @@ impl Linux {
     pub fn refusal(&self) -> Option<Refusal> {
         match self.space.shared.watch {
             Watch::Nothing(cause) => Some(cause),
-            Watch::Whole { .. } | Watch::Regions(_) => None,
+            Watch::Shards(_) | Watch::Regions(_) => None,
         }
     }
 
@@ -310,14 +352,21 @@ impl Linux {
     pub fn stats(&self) -> Stats {
         let shared = &self.space.shared;
         let counters = &shared.counters;
+        let channels = shared.watch.channels();
         Stats {
             watched: match &shared.watch {
-                Watch::Whole { coverage, .. } => {
-                    coverage.lock().unwrap_or_else(PoisonError::into_inner).len()
-                }
+                Watch::Shards(shards) => shards.len(),
                 Watch::Regions(regions) => regions.len(),
                 Watch::Nothing(_) => 0,
             },
+            descriptors: channels.map_or(0, Channels::len),
+            shared: match &shared.watch {
+                Watch::Shards(shards) => shards.shared(),
+                Watch::Regions(_) | Watch::Nothing(_) => 0,
+            },
+            files: channels.is_some_and(Channels::watches_files),
+            left: channels.map_or(0, Channels::left),
+            panics: counters.panics.load(Ordering::Relaxed),
             unmaps: counters.unmaps.load(Ordering::Relaxed),
             remaps: counters.remaps.load(Ordering::Relaxed),
             discards: counters.discards.load(Ordering::Relaxed),
@@ -336,26 +385,16 @@ impl Linux {
     }
 
     /// Watches the pages of a range once more. Undone by [`stop_watching`](Self::stop_watching).
-    pub(crate) fn start_watching(&self, range: AddrRange) -> Result<(), Refusal> {
+    pub(crate) fn start_watching(&self, range: AddrRange) -> Result<WatchKey, Refusal> {
         let shared = &self.space.shared;
         if !shared.owner.is_me() {
             return Err(Refusal::Forked);
         }
         let range = self.whole_pages(range);
         match &shared.watch {
-            Watch::Whole { uffd, coverage } => {
-                let mut coverage = coverage.lock().unwrap_or_else(PoisonError::into_inner);
-                // Even if others watch it: what is mapped there may be new.
-                uffd.register_whole(range)?;
-                coverage.add(range);
-                Ok(())
-            }
-            Watch::Regions(regions) => {
-                regions.watch(range)?;
-                shared.stop.add(1);
-                Ok(())
-            }
-            Watch::Nothing(_) => Ok(()),
+            Watch::Shards(shards) => shards.watch(range),
+            Watch::Regions(regions) => regions.watch(range),
+            Watch::Nothing(_) => Ok(WatchKey::MIN),
         }
     }
 
@@ -368,18 +407,8 @@ impl Linux {
         }
         let range = self.whole_pages(range);
         match &shared.watch {
-            Watch::Whole { uffd, coverage } => {
-                let mut coverage = coverage.lock().unwrap_or_else(PoisonError::into_inner);
-                // What is mapped there by now may be of a kind that was never watched: nothing to
-                // do then.
-                coverage.remove(range, |part| {
-                    let _ = uffd.unregister(part);
-                });
-            }
-            Watch::Regions(regions) => {
-                regions.unwatch(range);
-                shared.stop.add(1);
-            }
+            Watch::Shards(shards) => shards.unwatch(range),
+            Watch::Regions(regions) => regions.unwatch(range),
             Watch::Nothing(_) => {}
         }
     }
@@ -422,27 +451,11 @@ impl Drop for Space {
         }
         // The monitor still reads: nobody who unmaps meanwhile waits for long.
         match &self.shared.watch {
-            Watch::Whole { uffd, .. } => unregister_everywhere(uffd),
-            Watch::Regions(regions) => regions.clear(),
+            Watch::Shards(shards) => shards.end(),
+            Watch::Regions(regions) => regions.end(),
             Watch::Nothing(_) => {}
         }
-        self.shared.stop.add(STOP);
         // A monitor that panicked has said so already.
         let _ = monitor.join();
-    }
-}
-
-/// Ends every watch of a descriptor, wherever `mremap` has carried it.
-fn unregister_everywhere(uffd: &Uffd) {
-    // Mapping by mapping: one that cannot be watched would make a call over all of them fail.
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    for line in maps.lines() {
-        let bounds = line.split_whitespace().next().and_then(|bounds| bounds.split_once('-'));
-        let Some((start, end)) = bounds else { continue };
-        if let (Ok(start), Ok(end)) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16))
-            && let Some(range) = AddrRange::from_bounds(start, end)
-        {
-            let _ = uffd.unregister(range);
-        }
     }
 }

@@ -41,6 +41,8 @@ pub enum Refusal {
     Stuck(i32),
     /// The crate's own table is full; it holds this many.
     Table(usize),
+    /// Strict mode watches this many pieces of memory at most, each with a descriptor of its own.
+    Regions(usize),
     /// A table of this size cannot be made (`EINVAL`): its entries are 1 to `max`.
     Size {
         /// The entries that were asked for.
@@ -130,6 +132,9 @@ impl fmt::Display for Refusal {
                 "a mapping could not be taken away (errno {errno}): reset the device, then try again"
             ),
             Self::Table(size) => write!(f, "all {size} entries of the table are taken"),
+            Self::Regions(most) => {
+                write!(f, "strict mode watches {most} pieces of memory at most: register fewer, larger ranges")
+            }
             Self::Size { asked, max } => write!(f, "a table of {asked} entries (EINVAL): ask for 1 to {max}"),
             Self::Claimed => {
                 f.write_str("another userfaultfd watches the range (EBUSY): share one Linux per process")
@@ -165,7 +170,7 @@ impl From<Refusal> for Error {
             Refusal::LockedMemory(_) => Self::LockedMemory,
             Refusal::Mappings => Self::Mappings,
             Refusal::Threads => Self::Threads,
-            Refusal::Table(_) => Self::Slots,
+            Refusal::Table(_) | Refusal::Regions(_) => Self::Slots,
             Refusal::DmaEntries | Refusal::Iova(_) => Self::Limit,
             Refusal::Claimed => Self::Claimed,
             Refusal::Unmapped => Self::Fault,
@@ -186,6 +191,15 @@ impl Refusal {
             libc::ENOSYS | libc::EPERM | libc::EACCES if filtered() => Self::Seccomp(what),
             libc::ENOSYS => Self::Missing(what),
             libc::EPERM | libc::EACCES => Self::Denied(what),
+            libc::EMFILE | libc::ENFILE => Self::Descriptors,
+            libc::ENOMEM => Self::Memory,
+            errno => Self::Errno(errno),
+        }
+    }
+
+    /// The cause of an errno of a call that makes a descriptor.
+    pub(crate) fn of_descriptor(errno: i32) -> Self {
+        match errno {
             libc::EMFILE | libc::ENFILE => Self::Descriptors,
             libc::ENOMEM => Self::Memory,
             errno => Self::Errno(errno),

@@ -83,23 +83,22 @@ impl AddressSpace for Linux {
     }
 
     fn watch(&self, _registration: &Registration, range: AddrRange) -> Result<WatchKey, Error> {
-        self.start_watching(range)?;
-        Ok(WatchKey::MIN)
+        Ok(self.start_watching(range)?)
     }
 
     unsafe fn unwatch(&self, _registration: &Registration, range: AddrRange) {
         self.stop_watching(range);
     }
 
-    fn quiet(&self, _registration: &Registration, _range: AddrRange, _key: WatchKey) -> bool {
-        self.space.shared.quiet()
+    fn quiet(&self, _registration: &Registration, range: AddrRange, key: WatchKey) -> bool {
+        self.space.shared.quiet(range, Some(key))
     }
 
-    fn wait_quiet(&self, _registration: &Registration, _range: AddrRange) {
+    fn wait_quiet(&self, _registration: &Registration, range: AddrRange) {
         // The monitor needs a few microseconds once it runs. On a full machine it may have to wait
         // for a processor.
         for _ in 0..50 {
-            if self.space.shared.quiet() || !self.space.shared.owner.is_me() {
+            if self.space.shared.quiet(range, None) || !self.space.shared.owner.is_me() {
                 return;
             }
             std::thread::sleep(core::time::Duration::from_micros(20));

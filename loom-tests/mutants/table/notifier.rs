@@ -256,7 +256,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "quarantined_counts_as_released",
         file: INVALIDATE,
-        edits: &[("outcome = outcome.max(why);", "outcome = outcome.max(Outcome::Idle);")],
+        edits: &[("*outcome = (*outcome).max(why);", "*outcome = (*outcome).max(Outcome::Idle);")],
         model: "s83_retry_against_start",
     },
     Mutant {
