@@ -27,6 +27,7 @@ mod device;
 mod fork;
 mod limits;
 mod locks;
+mod monitor;
 mod owner;
 mod races;
 mod stack;
