@@ -32,21 +32,35 @@ impl Shared {
         if held.len() == held.capacity() || held.iter().any(|held| held.index == index) {
             return;
         }
-        let range = regions.range(index);
+        held.push(self.held(index, regions.range(index)));
+    }
+
+    /// Opens the window of a region whose unmapper waits from now on.
+    fn held(&self, index: usize, range: Option<AddrRange>) -> Held {
         if let Some(range) = range {
             self.begin(&self.told(), range);
         }
         let now = Instant::now();
-        held.push(Held { index, range, until: now.checked_add(self.options.hold).unwrap_or(now) });
+        Held { index, range, until: now.checked_add(self.options.hold).unwrap_or(now) }
+    }
+
+    fn end_window(&self, range: Option<AddrRange>) {
+        if let Some(range) = range {
+            self.told().end(range);
+        }
     }
 
     /// Lets those go whose devices are idle, or were given up on, or have had their time.
     pub(super) fn let_go(&self, channels: &Channels, held: &mut Vec<Held>, events: &mut Events) {
         let super::Watch::Regions(regions) = &self.watch else { return };
-        held.retain(|held| {
-            if let Some(range) = held.range
-                && regions.range(held.index) == Some(range)
-            {
+        held.retain_mut(|held| {
+            let range = regions.range(held.index);
+            if range != held.range {
+                // The region ended, or the channel is another one's by now: from the beginning.
+                self.end_window(held.range);
+                *held = self.held(held.index, range);
+            }
+            if let Some(range) = held.range {
                 match self.told().outcome(range) {
                     None if Instant::now() < held.until => return true,
                     Some(Outcome::Idle) => {}
@@ -54,9 +68,10 @@ impl Shared {
                     None | Some(_) => count(&self.counters.overdue),
                 }
             }
+            // Until its end the window keeps everything out of the region: whoever comes while this
+            // reads has to wait for nobody either.
             if let Some(channel) = channels.get(held.index) {
-                let end = || held.range.into_iter().for_each(|range| self.told().end(range));
-                channel.read_all(events, |events| self.pass_on(events), end);
+                channel.read_all(events, |events| self.pass_on(events), || self.end_window(held.range));
             }
             channels.arm(held.index);
             false

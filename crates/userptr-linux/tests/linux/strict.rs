@@ -215,7 +215,9 @@ scenario!(
         }
         assert!(began.elapsed() < hold, "each of four unmaps waited: {:?}", began.elapsed());
         assert_eq!(object.state(), State::Quarantined);
-        assert_eq!(stack.space.stats().overdue, 4, "each is counted");
+        // Those that come while the first is let go are let go with it.
+        let overdue = stack.space.stats().overdue;
+        assert!((1..=4).contains(&overdue), "{overdue} are counted");
     }
 );
 
