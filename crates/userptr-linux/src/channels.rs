@@ -190,14 +190,8 @@ impl Channels {
             return;
         }
         // One call fails as a whole for one mapping that cannot be watched, or that belongs to
-        // another channel: mapping by mapping, then.
-        let each = |mapping: AddrRange| {
-            let (start, last) = (mapping.start().max(part.start()), mapping.last().min(part.last()));
-            if let Some(both) = AddrRange::inclusive(start, last) {
-                self.unregister_mapping(both);
-            }
-        };
-        if !self.maps.each(each) {
+        // another channel, and where nothing is mapped: mapping by mapping, then.
+        if !self.maps.each_in(part, |part| self.unregister_mapping(part)) {
             self.left.fetch_add(1, Ordering::Relaxed);
         }
     }

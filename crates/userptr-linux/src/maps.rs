@@ -1,9 +1,33 @@
 //! The process's mappings, one after another.
 
+use super::refusal::errno;
+use core::ffi::c_ulong;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 use std::sync::{Mutex, PoisonError};
 use userptr::AddrRange;
+
+// `linux/fs.h`, Linux 6.11
+const QUERY: c_ulong = 0xc068_6611;
+const COVERING_OR_NEXT: u64 = 0x10;
+
+#[repr(C)]
+#[derive(Default)]
+struct Query {
+    size: u64,
+    flags: u64,
+    address: u64,
+    start: u64,
+    end: u64,
+    vma_flags: u64,
+    page_size: u64,
+    offset: u64,
+    inode: u64,
+    device: [u32; 2],
+    sizes: [u32; 2],
+    addresses: [u64; 2],
+}
 
 /// An open `/proc/self/maps`. Opened at the start, because at the end there may be no `/proc`
 /// (`chroot`), no right to open it (`setuid`), and no free descriptor.
@@ -13,6 +37,49 @@ pub(super) struct Maps(Option<Mutex<File>>);
 impl Maps {
     pub(super) fn open() -> Self {
         Self(File::open("/proc/self/maps").ok().map(Mutex::new))
+    }
+
+    /// Calls `f` for the part of each mapping that lies in `range`, as [`each`](Self::each) does.
+    /// Where the kernel can be asked for one mapping, the others cost nothing.
+    #[must_use = "`false` says that nothing was looked at"]
+    pub(super) fn each_in(&self, range: AddrRange, mut f: impl FnMut(AddrRange)) -> bool {
+        let mut clipped = |mapping: AddrRange| {
+            let (start, last) = (mapping.start().max(range.start()), mapping.last().min(range.last()));
+            if let Some(part) = AddrRange::inclusive(start, last) {
+                f(part);
+            }
+        };
+        let mut at = range.start();
+        loop {
+            match self.query(at) {
+                Ok(Some(mapping)) if mapping.start() <= range.last() => {
+                    clipped(mapping);
+                    match mapping.last().checked_add(1) {
+                        Some(next) if next <= range.last() => at = next,
+                        _ => return true,
+                    }
+                }
+                Ok(_) => return true,
+                Err(()) => return self.each(clipped),
+            }
+        }
+    }
+
+    /// The mapping that has the address, or the next one. An error: this kernel cannot say.
+    fn query(&self, address: usize) -> Result<Option<AddrRange>, ()> {
+        let file = self.0.as_ref().ok_or(())?.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut query = Query {
+            size: size_of::<Query>() as u64,
+            flags: COVERING_OR_NEXT,
+            address: address as u64,
+            ..Query::default()
+        };
+        // SAFETY: the argument is the struct that this ioctl reads and writes; it asks for no name.
+        if unsafe { libc::ioctl(file.as_raw_fd(), QUERY as _, &raw mut query) } == 0 {
+            let word = |v: u64| usize::try_from(v).map_err(|_| ());
+            return Ok(AddrRange::from_bounds(word(query.start)?, word(query.end)?));
+        }
+        if errno() == libc::ENOENT { Ok(None) } else { Err(()) }
     }
 
     /// Calls `f` for each mapping in turn. What is mapped or unmapped meanwhile may be passed over.
@@ -74,6 +141,21 @@ mod tests {
         text.iter().for_each(|byte| bounds.take(*byte, &mut |range| got.push(range)));
         let range = |start, end| AddrRange::from_bounds(start, end).unwrap();
         assert_eq!(got, [range(0x1000, 0x3000), range(0xffff_0000, 0xffff_1000)]);
+    }
+
+    #[test]
+    fn one_mapping_is_what_all_of_them_say() {
+        let here = (one_mapping_is_what_all_of_them_say as fn()) as usize;
+        let (maps, mut found) = (Maps::open(), None);
+        let has = |range: AddrRange| range.start() <= here && here <= range.last();
+        assert!(maps.each(|range| found = found.or(has(range).then_some(range))));
+        let (found, mut parts) = (found.unwrap(), std::vec::Vec::new());
+        assert!(maps.each_in(found, |part| parts.push(part)));
+        assert_eq!(parts, [found]);
+        let byte = AddrRange::new(here, 1).unwrap();
+        assert!(maps.each_in(byte, |part| assert_eq!(part, byte)));
+        // The null page.
+        assert!(maps.each_in(AddrRange::new(0, 4096).unwrap(), |part| panic!("{part:?}")));
     }
 
     #[test]
