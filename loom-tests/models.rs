@@ -287,7 +287,10 @@ pub const ALL: &[Model] = &[
     full("s47_unregister_against_callback", 2, records::unregister_against_callback::<Loom>)
         .executions(695, 695),
     full("s86_last_record_in_queued_cancel", 2, records::last_record_in_queued_cancel::<Loom>)
-        .executions(109, 109),
+        .executions(209, 109),
+    full("s121_a_revocation_has_the_last_reference", 2, records::last_reference_in_a_revocation::<Loom>)
+        .executions(30, 30)
+        .outcomes(&["freed later", "freed meanwhile"]),
     full("s186_one_deadline", 1, unwind::one_deadline::<TwoSlots>).executions(1, 1),
     full("s187_unwinds_in_an_invalidation", 1, unwind::unwinds_in_an_invalidation::<Loom>).executions(1, 1),
     full("s187_unwinds_in_a_guarded_invalidation", 1, unwind::unwinds_in_a_guarded_invalidation::<Loom>)

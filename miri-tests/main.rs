@@ -82,5 +82,6 @@ on_threads! {
     object: acquire_against_invalidate, register_during_window, cancel_while_a_worker_pins, superseded_worker,
         exit_against_worker, worker_limit, report_against_acquire, last_reference_in_worker, export_against_acquire, two_exports,
         export_of_a_ready_object, told_after_the_change;
-    records: find_against_last_put, notifier_published_once, unregister_against_callback, last_record_in_queued_cancel;
+    records: find_against_last_put, notifier_published_once, unregister_against_callback, last_record_in_queued_cancel,
+        last_reference_in_a_revocation;
 }

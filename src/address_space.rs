@@ -12,9 +12,14 @@ use crate::pages::Buffer;
 use crate::platform::Platform;
 use crate::range::AddrRange;
 use crate::refcount::Ref;
+use core::num::NonZeroUsize;
 
 /// The page array of an address space.
 pub type Pages<S> = Buffer<<S as AddressSpace>::Page, <S as AddressSpace>::Platform>;
+
+/// What an address space finds a watched range by: a number of its own, handed back in
+/// [`AddressSpace::quiet`].
+pub type WatchKey = NonZeroUsize;
 
 /// Whose memory the calling thread sees, compared with an address space (`current->mm`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,11 +125,14 @@ pub trait AddressSpace: Sized + Send + Sync + 'static {
     /// after the attach, so that a change between the two finds the object. An implementation that
     /// watches the whole address space has nothing to do. May fail, for example at a limit.
     ///
+    /// Returns a key for [`quiet`](Self::quiet): any number but zero that helps to find what is to
+    /// be asked about this range.
+    ///
     /// # Errors
     /// As [`register`](Self::register).
-    fn watch(&self, registration: &Self::Registration, range: AddrRange) -> Result<(), Error> {
+    fn watch(&self, registration: &Self::Registration, range: AddrRange) -> Result<WatchKey, Error> {
         let _ = (registration, range);
-        Ok(())
+        Ok(WatchKey::MIN)
     }
 
     /// Ends one [`watch`](Self::watch) of the range: called once for each that succeeded. No lock
@@ -138,8 +146,8 @@ pub trait AddressSpace: Sized + Send + Sync + 'static {
         let _ = (registration, range);
     }
 
-    /// Returns whether the notifier has been notified of every change to the mappings that is
-    /// already visible to this thread.
+    /// Returns whether the notifier has been notified of every change to the mappings in `range`
+    /// that is already visible to this thread.
     ///
     /// An address space whose start runs before the change (a kernel) is always quiet. One that is
     /// notified afterwards (userfaultfd) has a moment in which the pages are gone and the notifier
@@ -148,14 +156,19 @@ pub trait AddressSpace: Sized + Send + Sync + 'static {
     ///
     /// Ordering: the implementation's. What preceded the notification in the notifying thread (the
     /// start that closed the object to new leases) must happen before a `true` that relies on it.
-    fn quiet(&self, registration: &Self::Registration) -> bool {
-        let _ = registration;
+    ///
+    /// What happens elsewhere should not make it `false`
+    /// ([rule 39](crate::docs::protocol#rule-39)). `key` came from the [`watch`](Self::watch) that
+    /// preceded the pin of the pages; a later watch of the range may have replaced that one.
+    fn quiet(&self, registration: &Self::Registration, range: AddrRange, key: WatchKey) -> bool {
+        let _ = (registration, range, key);
         true
     }
 
-    /// Waits until [`quiet`](Self::quiet) may be true again, for a moment at most. No lock is held.
-    fn wait_quiet(&self, registration: &Self::Registration) {
-        let _ = registration;
+    /// Waits until [`quiet`](Self::quiet) may be true again for the range, for a moment at most. No
+    /// lock is held.
+    fn wait_quiet(&self, registration: &Self::Registration, range: AddrRange) {
+        let _ = (registration, range);
     }
 
     /// Pins what can be pinned without waiting, from the start of the range, into `out`; fewer

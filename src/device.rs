@@ -162,7 +162,8 @@ impl<'a, S: AddressSpace> Prepare<'a, S> {
 /// A lock that `stop`, `wait_idle` or `unmap` takes must not be held across anything that can start
 /// an invalidation: an allocation, a fault, a copy from or to user memory
 /// ([rule 28](crate::docs::protocol#rule-28)). These three are *reclaim class*: they must not
-/// allocate.
+/// allocate, nor free: an unmapper that waits for them may hold the allocator's lock
+/// ([rule 32](crate::docs::protocol#rule-32)).
 ///
 /// # Two ways to know that the device is busy
 /// The core revokes an object in this order: `stop`, then every lease is dropped, then `wait_idle`,
@@ -209,7 +210,9 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// once, without waiting.
     fn wait_idle(&self, map: &Self::Map, timeout: Option<Duration>) -> Outcome;
 
-    /// Removes the mapping. The device is idle, or never used it. Must not fail.
+    /// Removes the mapping. The device is idle, or never used it. Must not fail. What the mapping
+    /// owns in memory is left to a thread that no unmapper waits for
+    /// ([rule 32](crate::docs::protocol#rule-32)).
     fn unmap(&self, map: Self::Map);
 
     /// Learns what became of an object, for a log or counters of the driver's own; [`ContextStats`]

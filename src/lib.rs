@@ -57,7 +57,9 @@ pub mod docs;
 #[cfg(feature = "std")]
 mod promises;
 
-pub use address_space::{AddressSpace, Current, ForeignMemory, NoMemory, OwnedMemory, Usage, Users};
+pub use address_space::{
+    AddressSpace, Current, ForeignMemory, NoMemory, OwnedMemory, Usage, Users, WatchKey,
+};
 pub use client::Client;
 pub use context::{Context, ContextBuilder, ContextStats};
 pub use device::{Device, Limits, PinnedRange, PlatformOf, Prepare, QueueOf};

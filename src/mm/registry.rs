@@ -23,7 +23,8 @@ pub struct MmRegistry<S: AddressSpace> {
     pub(super) buckets: Mutex<S::Platform, Buckets<S>>,
     /// The queue of its notifiers' revocations.
     pub(super) revokes: Option<<S::Platform as Platform>::Queue>,
-    /// The queue on which records are freed: another than the one that a record's release waits for
+    /// The queue on which records are freed, and objects whose last reference was a revocation's
+    /// ([rule 32](crate::docs::protocol#rule-32)): another than the one that a record's release waits for
     /// ([rule 13](crate::docs::protocol#rule-13)).
     pub(super) releases: <S::Platform as Platform>::Queue,
 }
@@ -121,10 +122,16 @@ impl<S: AddressSpace> MmRegistry<S> {
         self.len() == 0
     }
 
-    /// Waits until every record that was dropped so far is freed. Must not be called on the release
-    /// queue.
+    /// Waits until every object and record that was dropped so far is freed. Must not be called on
+    /// the release queue.
     pub fn flush(&self) {
-        self.releases.flush();
+        // An object's release queues its record's.
+        self.releases.drain();
+    }
+
+    /// Returns the queue on which is freed what a revocation may not free.
+    pub(crate) fn releases(&self) -> &<S::Platform as Platform>::Queue {
+        &self.releases
     }
 
     pub(super) fn with<R>(&self, f: impl FnOnce(&mut Buckets<S>) -> R) -> R {

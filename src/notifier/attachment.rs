@@ -37,12 +37,24 @@ pub unsafe trait Subscriber<P: Platform>: RefCounted<P> {
     /// The caller owns the revocation and the pages are still installed. No lock of this crate is
     /// held.
     unsafe fn stop(&self);
-    /// Waits until the device is idle, then unmaps and unpins. On anything but [`Outcome::Idle`]
-    /// nothing was unmapped or unpinned, and it will be called again.
+    /// Waits until the device is idle, then unmaps and unpins, and frees nothing
+    /// ([rule 32](crate::docs::protocol#rule-32)): an invalidation may hold the allocator's lock
+    /// until the node is out of the index. On anything but [`Outcome::Idle`] nothing was unmapped
+    /// or unpinned, and it will be called again.
     ///
     /// # Safety
     /// The caller owns the revocation and every lease is gone. No lock of this crate is held.
     unsafe fn release(&self, timeout: Option<Duration>) -> Outcome;
+    /// Takes over an object whose last reference was a revocation's, and queues its release: freed
+    /// in the revocation, it could wait for an allocator's lock that an invalidation holds
+    /// ([rule 32](crate::docs::protocol#rule-32)). Returns `false` if the caller has to release it.
+    ///
+    /// # Safety
+    /// The count is zero, the caller owns the object, and nothing finds it any more. It is not
+    /// touched after a `true`. No lock of this crate is held.
+    unsafe fn free_later(&self) -> bool {
+        false
+    }
     /// Learns what became of the object. Called with no lock held, from the thread that ended the
     /// revocation: it must not wait, allocate, or call into the object.
     fn event(&self, event: Event) {
@@ -51,7 +63,7 @@ pub unsafe trait Subscriber<P: Platform>: RefCounted<P> {
 }
 
 /// A back-pointer to the object: no count goes with it.
-pub(super) type Weak<P> = NonNull<Inner<dyn Subscriber<P>, P>>;
+pub(crate) type Weak<P> = NonNull<Inner<dyn Subscriber<P>, P>>;
 
 /// The part of an object that a notifier works on: the index node, the state, the lease word, the
 /// revocation's work item.
@@ -187,7 +199,7 @@ impl<P: Platform> Attachment<P> {
     ///
     /// # Safety
     /// The notifier's lock is held, or the caller owns the revocation: only attaches write it.
-    pub(super) unsafe fn object(&self) -> Option<Weak<P>> {
+    pub(crate) unsafe fn object(&self) -> Option<Weak<P>> {
         // SAFETY: nobody writes (caller).
         self.slot.with(|s| unsafe { (*s).object() })
     }

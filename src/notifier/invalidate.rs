@@ -114,6 +114,21 @@ impl<P: Platform> Notifier<P> {
         Ok(self.stop_all(range, marked, true))
     }
 
+    /// Returns how the revocations in `range` ended, the worst of them; `None` if an object there
+    /// has pages that are not released and not given up on either. This is what
+    /// [`finish`](PendingInvalidation::finish) waits for, asked once: for an address space that
+    /// must not wait. What it says stays true while the caller has a window open over the range.
+    pub fn outcome(&self, range: AddrRange) -> Option<Outcome> {
+        let mut outcome = Outcome::Idle;
+        let busy = self.with(|core| {
+            core.any(range, |attachment| {
+                // SAFETY: the lock is held.
+                unsafe { is_busy(attachment, &mut outcome) }
+            })
+        });
+        (!busy).then_some(outcome)
+    }
+
     /// Ends the invalidation of `range`: the page tables have changed, and attaches are possible
     /// again.
     ///
@@ -400,21 +415,30 @@ impl<'n, P: Platform> PendingInvalidation<'n, P> {
                 // nodes under the lock.
                 !core.any(self.range, |attachment| {
                     // SAFETY: the lock is held.
-                    let (state, why) = unsafe { attachment.read(|slot| (slot.state(), slot.outcome())) };
-                    match state {
-                        // The index only; never the object, which may be dying (rule 2).
-                        State::Ready | State::Revoking => true,
-                        State::Quarantined => {
-                            outcome = outcome.max(why);
-                            false
-                        }
-                        // No pages.
-                        State::Idle | State::Acquiring | State::Failed => false,
-                    }
+                    unsafe { is_busy(attachment, &mut outcome) }
                 })
             });
         }
         outcome
+    }
+}
+
+/// Whether an attachment keeps an invalidation waiting. Of one that is quarantined, notes why.
+///
+/// # Safety
+/// The notifier's lock is held.
+unsafe fn is_busy<P: Platform>(attachment: &Attachment<P>, outcome: &mut Outcome) -> bool {
+    // SAFETY: the lock is held (caller).
+    let (state, why) = unsafe { attachment.read(|slot| (slot.state(), slot.outcome())) };
+    match state {
+        // The index only; never the object, which may be dying (rule 2).
+        State::Ready | State::Revoking => true,
+        State::Quarantined => {
+            *outcome = (*outcome).max(why);
+            false
+        }
+        // No pages.
+        State::Idle | State::Acquiring | State::Failed => false,
     }
 }
 

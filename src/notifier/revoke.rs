@@ -58,8 +58,19 @@ pub(super) unsafe fn run_queued<P: Platform>(work: *const P::Work) {
 pub(super) fn run<P: Platform>(sub: Ref<dyn Subscriber<P>, P>) -> Outcome {
     let outcome = drain_and_release(&*sub, Owner::Reference);
     // The last touch: this may be the last reference (scenario 39).
-    drop(sub);
+    put(sub);
     outcome
+}
+
+/// Drops a revocation's reference. If it was the last, the object is freed elsewhere, where that
+/// can be (rule 32).
+fn put<P: Platform>(sub: Ref<dyn Subscriber<P>, P>) {
+    let Some(dying) = Ref::put(sub) else { return };
+    // SAFETY: the count is zero, and the object ours. It is `Idle`, because a quarantine would hold
+    // a reference: nothing finds it any more.
+    if unsafe { dying.free_later() } {
+        core::mem::forget(dying);
+    }
 }
 
 /// Who owns a revocation.
@@ -346,6 +357,16 @@ impl<P: Platform> Notifier<P> {
             sub.notifier().wake();
         }
         was
+    }
+
+    /// Calls `f` under the lock if the object is `Idle`.
+    pub(crate) fn while_idle<T: Subscriber<P>>(sub: &Ref<T, P>, mut f: impl FnMut()) {
+        Self::with_notifier(&**sub, |_, _| {
+            // SAFETY: the lock is held.
+            if unsafe { sub.attachment().state() } == State::Idle {
+                f();
+            }
+        });
     }
 
     /// Returns whether a revocation of the object is queued and has not begun. An attached object

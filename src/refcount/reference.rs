@@ -215,6 +215,13 @@ impl<T: ?Sized + RefCounted<P>, P: Platform> Ref<T, P> {
         this.header().count.count()
     }
 
+    /// Drops the reference. Returns the object if it was the last.
+    pub(crate) fn put(this: Self) -> Option<Dying<T, P>> {
+        let this = ManuallyDrop::new(this);
+        let last = this.header().count.put();
+        last.then(|| Dying { ptr: this.ptr, _owns: PhantomData })
+    }
+
     /// Drops the reference; if it is the last, takes `lock` first. See [`Refcount::put_and_lock`].
     ///
     /// Returns the object, now without references, and the held lock: unlink it, drop the guard,

@@ -5,7 +5,7 @@ use super::body::{Body, Installed, Pinned};
 use super::lease::{Lease, Local, OwnedLease, is_held_here};
 use super::object::UserPtr;
 use super::worker;
-use crate::address_space::{AddressSpace, Current};
+use crate::address_space::{AddressSpace, Current, WatchKey};
 use crate::device::{Device, PlatformOf, Prepare};
 use crate::error::Error;
 use crate::notifier::{AttachError, LeaseGuard, Notifier, Ticket};
@@ -153,7 +153,7 @@ impl<D: Device> UserPtr<D> {
                 return Err(Error::Deadlock);
             }
             if let Some(registration) = body.record.registration() {
-                body.record.space().wait_quiet(registration);
+                body.record.space().wait_quiet(registration, body.range());
             }
             if !Notifier::wait_ready(body, deadline) || !body.context.wait_worker(deadline) {
                 return Err(Error::TimedOut);
@@ -188,7 +188,8 @@ impl<D: Device> UserPtr<D> {
     fn validate<'a>(&self, lease: Lease<'a, D>) -> Result<Lease<'a, D>, Error> {
         let body = self.body();
         if let Some(registration) = body.watched_registration() {
-            if !body.record.space().quiet(registration) || lease.is_revoked() {
+            let quiet = body.record.space().quiet(registration, body.range(), lease.watch_key());
+            if !quiet || lease.is_revoked() {
                 return Err(Error::Again);
             }
         }
@@ -201,14 +202,14 @@ impl<D: Device> UserPtr<D> {
     fn pin_here(mut pinned: Pinned<'_, D>, ticket: Ticket) -> Result<Option<()>, Error> {
         let body = pinned.owner();
         // The watch comes after the attach: a change between the two finds the object.
-        body.watch()?;
+        let key = body.watch()?;
         if let Some(pages) = pinned.pages_mut() {
             body.record.space().pin_fast(body.range(), body.writable(), pages)?;
         }
         if pinned.len() < body.page_count() {
             return Ok(None);
         }
-        install(pinned, ticket, true).map(Some)
+        install(pinned, key, ticket, true).map(Some)
     }
 }
 
@@ -216,6 +217,7 @@ impl<D: Device> UserPtr<D> {
 /// ticket is the caller's to abandon.
 pub(super) fn install<D: Device>(
     mut pinned: Pinned<'_, D>,
+    key: WatchKey,
     ticket: Ticket,
     lease: bool,
 ) -> Result<(), Error> {
@@ -234,15 +236,15 @@ pub(super) fn install<D: Device>(
     let Some(pages) = pinned.take() else { return Err(Error::Again) };
     // Commit: one store under the notifier's lock. The closure owns what it installs until it runs;
     // not run, it comes back.
-    let mut installed = Some(Installed { pages, sg, map });
+    let mut installed = Some(Installed { pages, sg, map: Some(map), key });
     // SAFETY: the closure moves a few words into the place that lease holders read. A lease that it
     // leaves is adopted by the caller, `try_acquire`.
     let committed = unsafe {
         Notifier::commit(body, ticket, lease, || {
             body.installed.with_mut(|slot| {
                 // Under the notifier's lock, `Acquiring` with our ticket: nobody else touches it
-                // (invariant).
-                *slot = installed.take();
+                // (invariant). What the last revocation left is freed by us, after the lock.
+                installed = core::mem::replace(&mut *slot, installed.take());
             });
         })
     };
@@ -250,7 +252,7 @@ pub(super) fn install<D: Device>(
         Ok(()) => Ok(()),
         Err(_) => {
             // Superseded. Nobody had a lease, so the device never used it.
-            if let Some(Installed { pages, map, .. }) = installed {
+            if let Some(Installed { pages, map: Some(map), .. }) = installed {
                 pinned.put_back(pages);
                 device.unmap(map);
             }

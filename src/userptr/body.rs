@@ -1,28 +1,36 @@
 //! The object behind a [`UserPtr`]: what it holds, how its pages are released.
 
-use crate::address_space::{AddressSpace, Pages, Usage};
+use crate::address_space::{AddressSpace, Pages, Usage, WatchKey};
 use crate::context::Context;
 use crate::device::{Device, PlatformOf};
 use crate::error::Error;
 use crate::flags::Flags;
+use crate::has_work;
 use crate::mm::MmRef;
 use crate::notifier::{Attachment, Event, Notifier, Outcome, Subscriber};
 use crate::pages::{Buffer, SgTable};
 use crate::platform::{AtomicUsize, Cell, Load, Platform, Rmw, Store};
 use crate::range::AddrRange;
-use crate::refcount::{LastPut, Ref, RefCounted};
-use crate::work::Work;
+use crate::refcount::{Inner, LastPut, Ref, RefCounted};
+use crate::work::{HasWork, Work, enqueue};
 use core::fmt;
 use core::time::Duration;
 
 /// The work item of an object that pins.
 pub(super) const PIN: usize = 1;
+/// The work item that frees an object whose last reference was a revocation's.
+const FREE: usize = 2;
 
 /// What a commit installs.
 pub(super) struct Installed<D: Device> {
     pub(super) pages: Pages<D::Space>,
     pub(super) sg: SgTable<PlatformOf<D>>,
-    pub(super) map: D::Map,
+    /// `None`: released. The arrays beside it are remains: a revocation frees nothing
+    /// ([rule 32](crate::docs::protocol#rule-32)), so the next commit does, an eviction, or the
+    /// object's end.
+    pub(super) map: Option<D::Map>,
+    /// The watch that preceded the pin.
+    pub(super) key: WatchKey,
 }
 
 pub(super) type Word<D> = <PlatformOf<D> as Platform>::Usize;
@@ -31,9 +39,10 @@ pub(super) type Word<D> = <PlatformOf<D> as Platform>::Usize;
 /// cannot name it, so they cannot call what only the core may call on a [`Subscriber`].
 ///
 /// # Invariants
-/// `installed` is written under the notifier's lock by a commit, taken by the owner of the
-/// revocation after the leases are gone, and read by lease holders and by the owner of the
-/// revocation.
+/// `installed` is written under the notifier's lock by a commit, or while the object is `Idle`; its
+/// mapping is taken by the owner of the revocation after the leases are gone; it is read by lease
+/// holders and by the owner of the revocation. Its mapping is there exactly while the pages are
+/// pinned.
 pub struct Body<D: Device> {
     pub(super) context: Context<D>,
     pub(super) record: MmRef<D::Space>,
@@ -55,6 +64,7 @@ pub struct Body<D: Device> {
     /// The error that sticks while the object is `Failed`; written under the notifier's lock.
     failure: Word<D>,
     pub(super) pin: Work<Self, PlatformOf<D>, PIN>,
+    free: Work<Self, PlatformOf<D>, FREE>,
     /// Dropped with the object, so after its pages are released.
     pub(super) memory: Option<<D::Space as AddressSpace>::Memory>,
 }
@@ -64,13 +74,14 @@ unsafe impl<D: Device> Send for Body<D> {}
 // SAFETY: as for `Send`: writes of `installed` are exclusive by the invariant.
 unsafe impl<D: Device> Sync for Body<D> {}
 
-// SAFETY: `init` settles the attachment and the work item; `last_put` detaches.
+// SAFETY: `init` settles the attachment and the work items; `last_put` detaches.
 unsafe impl<D: Device> RefCounted<PlatformOf<D>> for Body<D> {
     unsafe fn init(&self) {
         // SAFETY: called once, at the final address (caller).
         unsafe {
             self.attachment.init();
             self.pin.init();
+            self.free.init();
         }
     }
 
@@ -84,6 +95,16 @@ unsafe impl<D: Device> RefCounted<PlatformOf<D>> for Body<D> {
             }
         }
         fate
+    }
+}
+
+// SAFETY: the item is settled by `init`.
+unsafe impl<D: Device> HasWork<PlatformOf<D>, FREE> for Body<D> {
+    has_work!(free: Work<Body<D>, PlatformOf<D>, FREE>);
+
+    fn run(this: Ref<Self, PlatformOf<D>>) {
+        // The last reference, on the release queue: nobody waits for what this frees.
+        drop(this);
     }
 }
 
@@ -112,9 +133,9 @@ unsafe impl<D: Device> Subscriber<PlatformOf<D>> for Body<D> {
 
     unsafe fn stop(&self) {
         self.installed.with(|i| {
-            // SAFETY: the caller owns the revocation and has not taken the pages yet (invariant).
-            if let Some(installed) = unsafe { &*i } {
-                self.context.device().stop(&installed.map);
+            // SAFETY: the caller owns the revocation and has not taken the mapping yet (invariant).
+            if let Some(Installed { map: Some(map), .. }) = unsafe { &*i } {
+                self.context.device().stop(map);
             }
         });
     }
@@ -123,17 +144,32 @@ unsafe impl<D: Device> Subscriber<PlatformOf<D>> for Body<D> {
         let outcome = self.installed.with(|i| {
             // SAFETY: the leases are gone and the caller owns the revocation (invariant).
             match unsafe { &*i } {
-                Some(installed) => self.context.device().wait_idle(&installed.map, timeout),
-                None => Outcome::Idle,
+                Some(Installed { map: Some(map), .. }) => self.context.device().wait_idle(map, timeout),
+                _ => Outcome::Idle,
             }
         });
         if outcome == Outcome::Idle {
             // SAFETY: the leases are gone and the caller owns the revocation (invariant).
-            if let Some(installed) = self.installed.with_mut(|i| unsafe { (*i).take() }) {
-                self.put_installed(installed);
+            let map = self.installed.with_mut(|i| unsafe { (*i).as_mut()?.map.take() });
+            if let Some(map) = map {
+                self.put_installed(map);
             }
         }
         outcome
+    }
+
+    unsafe fn free_later(&self) -> bool {
+        // SAFETY: the caller owns the object, so nobody attaches it.
+        let Some(object) = (unsafe { self.attachment.object() }) else { return false };
+        // SAFETY: the object around the attachment is this one. Its count is zero and nothing finds
+        // it (caller), so the one reference is ours to make.
+        let this = unsafe {
+            object.as_ref().count().revive();
+            Ref::adopt(object.cast::<Inner<Self, PlatformOf<D>>>())
+        };
+        // Refused: the queue is shut down, and the release is still owed.
+        drop(enqueue::<_, _, FREE>(self.context.registry().releases(), this));
+        true
     }
 
     fn event(&self, event: Event) {
@@ -167,6 +203,7 @@ impl<D: Device> Body<D> {
             report: AtomicUsize::new(0),
             failure: AtomicUsize::new(0),
             pin: Work::uninit(),
+            free: Work::uninit(),
             memory: None,
         })
     }
@@ -208,29 +245,44 @@ impl<D: Device> Body<D> {
         self.unwanted.store(usize::from(!wanted), Store::Relaxed);
     }
 
-    /// Unmaps and unpins what was installed. Reclaim class: nothing here allocates.
-    fn put_installed(&self, installed: Installed<D>) {
-        let Installed { pages, sg, map } = installed;
+    /// Unmaps and unpins what was installed. Reclaim class: nothing here allocates or frees. The
+    /// caller owns the revocation, and has taken `map` out of `installed`.
+    fn put_installed(&self, map: D::Map) {
         self.context.device().unmap(map);
         let wanted = self.unwanted.load(Load::Relaxed) == 0;
         // The last lease released it to us.
         let written = self.written.swap(0, Rmw::Relaxed) != 0;
         let usage = Usage { dirty: written && wanted && self.writable(), accessed: wanted };
-        // SAFETY: pinned for this object, taken out of `installed`, and unmapped for the device.
-        unsafe { self.record.space().unpin(&pages, usage) };
-        drop(sg);
+        self.installed.with(|i| {
+            // SAFETY: the caller owns the revocation (invariant).
+            if let Some(Installed { pages, .. }) = unsafe { &*i } {
+                // SAFETY: pinned for this object, once: their mapping was there, and is unmapped.
+                unsafe { self.record.space().unpin(pages, usage) };
+            }
+        });
+    }
+
+    /// Frees what a revocation left behind, if the object is `Idle`.
+    pub(super) fn free_remains(this: &Ref<Self, PlatformOf<D>>) {
+        let mut remains = None;
+        Notifier::while_idle(this, || {
+            // SAFETY: `Idle`, under the notifier's lock: no lease, no revocation, no commit.
+            this.installed.with_mut(|i| remains = unsafe { (*i).take() });
+        });
+        // Freed outside the lock.
+        drop(remains);
     }
 
     /// Asks the address space to watch the range.
-    pub(super) fn watch(&self) -> Result<(), Error> {
-        let Some(registration) = self.watched_registration() else { return Ok(()) };
-        self.record.space().watch(registration, self.range())?;
+    pub(super) fn watch(&self) -> Result<WatchKey, Error> {
+        let Some(registration) = self.watched_registration() else { return Ok(WatchKey::MIN) };
+        let key = self.record.space().watch(registration, self.range())?;
         if self.watching.swap(1, Rmw::Relaxed) != 0 {
             // One watch an object: the earlier one is ended after the new one stands.
             // SAFETY: there were two, and one stays.
             unsafe { self.record.space().unwatch(registration, self.range()) };
         }
-        Ok(())
+        Ok(key)
     }
 
     /// Returns the registration that changes of the range are reported to. `None`: unsynchronised.

@@ -1,8 +1,8 @@
 //! Leases: the right to use the pages right now.
 
-use super::body::Body;
+use super::body::{Body, Installed};
 use super::object::UserPtr;
-use crate::address_space::Pages;
+use crate::address_space::{Pages, WatchKey};
 use crate::device::{Device, PlatformOf};
 use crate::notifier::{Holder, LeaseGuard, sealed};
 use crate::pages::SgTable;
@@ -163,15 +163,26 @@ impl<D: Device, R: Handle<D>> LeaseOf<D, R> {
         self.guard.is_revoked()
     }
 
+    fn installed(&self) -> &Installed<D> {
+        self.guard.object().installed.with(|i| {
+            // SAFETY: a lease was taken from an open word, after the commit installed the pages,
+            // and the revocation takes the mapping only after this lease is gone (invariant of
+            // `Body`): the place is full, and nobody writes it while `self` is borrowed.
+            unsafe { (*i).as_ref().unwrap_unchecked() }
+        })
+    }
+
+    /// Returns the watch that preceded the pin of the pages.
+    pub(super) fn watch_key(&self) -> WatchKey {
+        self.installed().key
+    }
+
     /// Returns all that is mapped.
     pub fn mapped(&self) -> Mapped<'_, D> {
-        let installed = self.guard.object().installed.with(|i| {
-            // SAFETY: a lease was taken from an open word, after the commit installed the pages,
-            // and the revocation takes them only after this lease is gone (invariant of `Body`):
-            // the place is full, and nobody writes it while `self` is borrowed.
-            unsafe { (*i).as_ref().unwrap_unchecked() }
-        });
-        Mapped { map: &installed.map, pages: &installed.pages, sg: &installed.sg }
+        let installed = self.installed();
+        // SAFETY: the mapping is there as long as the lease (invariant of `Body`).
+        let map = unsafe { installed.map.as_ref().unwrap_unchecked() };
+        Mapped { map, pages: &installed.pages, sg: &installed.sg }
     }
 
     /// Returns the device's mapping.

@@ -170,7 +170,9 @@ impl<D: Device> UserPtr<D> {
         if is_held_here(self) {
             return Err(Error::Deadlock);
         }
-        Notifier::revoke(&self.body).into_result()
+        Notifier::revoke(&self.body).into_result()?;
+        Body::free_remains(&self.body);
+        Ok(())
     }
 
     /// Forgets that the range was found not to be memory, so that the next acquire looks again.

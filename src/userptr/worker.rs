@@ -93,9 +93,9 @@ pub(super) fn schedule<D: Device>(object: &UserPtr<D>, ticket: Ticket) -> Error 
 /// Source: `__i915_gem_userptr_get_pages_worker`.
 fn pin<D: Device>(body: &Ref<Body<D>, PlatformOf<D>>, ticket: Ticket) -> Result<(), Error> {
     let mut pinned = Pinned::new(body)?;
-    body.watch()?;
+    let key = body.watch()?;
     pin_all(&mut pinned, ticket)?;
-    install(pinned, ticket, false)
+    install(pinned, key, ticket, false)
 }
 
 /// Pins all pages; on an error some may be pinned.

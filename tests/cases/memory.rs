@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use userptr::platform::{AtomicUsize as _, Load, LockClass, Platform, SpinLock, Store, WaitQueue};
 use userptr::{
     AddrRange, AddressSpace, Blockable, Buffer, Context, Current, Device, Error, ForeignMemory, Limits,
-    MmRegistry, NoMemory, Notifier, Outcome, Prepare, RawQueue, Ref, Usage, UserPtr, Users,
+    MmRegistry, NoMemory, Notifier, Outcome, Prepare, RawQueue, Ref, Usage, UserPtr, Users, WatchKey,
 };
 
 pub type Object<P> = UserPtr<Engine<P>>;
@@ -191,7 +191,7 @@ impl<P: Platform> AddressSpace for Space<P> {
     fn privileged(&self) -> bool {
         true
     }
-    fn quiet(&self, _: &Home<P>) -> bool {
+    fn quiet(&self, _: &Home<P>, _: AddrRange, _: WatchKey) -> bool {
         if !self.0.late {
             return true;
         }

@@ -83,3 +83,32 @@ pub fn last_record_in_queued_cancel<P: Stage>() {
     P::join(w);
     machine.assert_quiet();
 }
+
+/// A queued revocation has the last reference: the object is freed by the release queue, and not by
+/// the thread that an unmapper waits for.
+pub fn last_reference_in_a_revocation<P: Stage>() {
+    let machine = Machine::<P>::new(Current::This, 1, true);
+    let object = machine.object(0, Flags::NONE);
+    touch(&machine, &object).unwrap();
+    let home = object.record().notifier().unwrap().clone();
+    home.invalidate_start(pages(0, 1), Blockable::Yes).unwrap().finish_without_waiting();
+    home.end(pages(0, 1));
+    drop(object);
+    drop(home);
+    let w = {
+        let revokes = machine.revoke_queue.clone().unwrap();
+        P::spawn(move || {
+            revokes.run_one();
+        })
+    };
+    let freed = machine.release_queue.run_one();
+    P::join(w);
+    P::met(if freed { "freed meanwhile" } else { "freed later" });
+    if !freed {
+        // The object's own handle of the context is there, so the object is.
+        assert_eq!(machine.context.handles(), 2, "freed in the revocation");
+        assert!(machine.release_queue.run_one());
+        assert_eq!(machine.context.handles(), 1);
+    }
+    machine.assert_quiet();
+}

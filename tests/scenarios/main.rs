@@ -40,6 +40,7 @@ mod endings;
 #[path = "../cases/ext.rs"]
 mod ext;
 mod faulty;
+mod frees;
 mod holders;
 mod inputs;
 mod lifetime;

@@ -4,18 +4,21 @@
 //! allocation: whoever frees memory in the process may be blocked until this thread has read the
 //! message (scenario 72). Cancels run on the notifier's queue.
 
+use super::channels::{Channels, Wait};
+use super::epoll::Ready;
 use super::grace::Graces;
 use super::pagemap::{Mark, Progress};
-use super::regions::{Held, MAX_REGIONS, PollSet};
-use super::uffd::{Event, Events, Probe};
+use super::strict::Held;
+use super::uffd::{Event, Events};
 use super::{Shared, Watch, threads};
-use core::sync::atomic::{AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
 use userptr::AddrRange;
 use userptr::Error;
-use userptr::notifier::{Blockable, Notifier, PendingInvalidation};
+use userptr::notifier::{Blockable, Notifier, Outcome, PendingInvalidation};
 use userptr::platforms::std::Std;
 use userptr::refcount::Ref;
 
@@ -24,8 +27,6 @@ pub const MAX_NOTIFIERS: usize = 8;
 /// How long a registration waits for a place. Records of address spaces are freed by a work item,
 /// so that of a released one may still be registered when the next one comes.
 const VACANCY: Duration = Duration::from_secs(1);
-/// How often a held unmapper's devices are looked at.
-const STRICT_TICK: Duration = Duration::from_micros(100);
 
 type Slot = Option<Ref<Notifier<Std>, Std>>;
 
@@ -56,40 +57,46 @@ impl Told {
     }
 
     /// Opens a window and closes every lease in it; the cancels are queued. All devices are told
-    /// before any cancel runs (rule 24).
-    fn begin(&self, range: AddrRange) {
+    /// before any cancel runs (rule 24). Returns the number of drivers that panicked: what they had
+    /// to stop is quarantined, and the window is open all the same.
+    pub(super) fn begin(&self, range: AddrRange) -> u64 {
         let mut stopping: [Option<PendingInvalidation<'_, Std>>; MAX_NOTIFIERS] =
             [const { None }; MAX_NOTIFIERS];
+        let mut panics = 0_u64;
         for (slot, notifier) in stopping.iter_mut().zip(self.all()) {
             // Never refused: it is blockable.
-            *slot = notifier.invalidate_start(range, Blockable::Yes).ok();
+            match catch_unwind(AssertUnwindSafe(|| notifier.invalidate_start(range, Blockable::Yes))) {
+                Ok(started) => *slot = started.ok(),
+                Err(_) => {
+                    panics = panics.saturating_add(1);
+                    // An invalidation that unwinds closes its window; its end is still to come.
+                    notifier.open_window(range);
+                }
+            }
         }
-        stopping.into_iter().flatten().for_each(PendingInvalidation::finish_without_waiting);
+        for pending in stopping.into_iter().flatten() {
+            let finished = catch_unwind(AssertUnwindSafe(|| pending.finish_without_waiting()));
+            panics = panics.saturating_add(u64::from(finished.is_err()));
+        }
+        panics
     }
 
-    fn end(&self, range: AddrRange) {
+    pub(super) fn end(&self, range: AddrRange) {
         // SAFETY: `begin` opened this window, or `add` did for a notifier that came later; it is
         // ended once.
         self.all().for_each(|notifier| unsafe { notifier.invalidate_end(range) });
     }
 
-    /// Whether nothing in the range has pages any more. Waits for nothing.
-    fn is_clear(&self, range: AddrRange) -> bool {
-        self.all().all(|notifier| match notifier.invalidate_start(range, Blockable::No) {
-            Ok(stopping) => {
-                stopping.finish_without_waiting();
-                // SAFETY: opened one line above.
-                unsafe { notifier.invalidate_end(range) };
-                true
-            }
-            Err(_) => false,
-        })
+    /// How the revocations in the range ended, the worst of them; `None`: one has not. Waits for
+    /// nothing.
+    pub(super) fn outcome(&self, range: AddrRange) -> Option<Outcome> {
+        self.all().try_fold(Outcome::Idle, |worst, notifier| Some(worst.max(notifier.outcome(range)?)))
     }
 
     /// A discard: its window stays open, because the pages go only after the message was read.
     fn discard(&mut self, range: AddrRange, mark: Option<Mark>, grace: Duration) {
         let Some(widened) = self.graces.add(range, mark, Instant::now(), grace) else { return };
-        self.begin(widened.now);
+        let _ = self.begin(widened.now);
         if let Some(before) = widened.before {
             self.end(before);
         }
@@ -104,14 +111,16 @@ pub(super) struct Counters {
     pub(super) discards: AtomicU64,
     /// Unmappers that were let go though a device was not idle.
     pub(super) overdue: AtomicU64,
+    /// Drivers that panicked in the monitor's thread.
+    pub(super) panics: AtomicU64,
 }
 
-fn count(counter: &AtomicU64) {
+pub(super) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
 impl Shared {
-    fn told(&self) -> MutexGuard<'_, Told> {
+    pub(super) fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -130,72 +139,49 @@ impl Shared {
         drop(gone);
     }
 
-    /// See [`AddressSpace::quiet`](userptr::AddressSpace::quiet), and [the
-    /// argument](super#why-a-look-up-never-finds-a-stale-page).
-    pub(super) fn quiet(&self) -> bool {
-        if !self.owner.is_me() {
-            return false;
-        }
-        if self.options.probe && self.watch.probe() != Probe::Quiet {
-            return false;
-        }
-        // ORDERING: the probe before the gate, never the other way round: a monitor that has read
-        // the last message, which is what makes the probe quiet, raised the gate before that. Pairs
-        // with the fence in `run`.
-        fence(Ordering::SeqCst);
-        // ORDERING: pairs with the release that lowers the gate: what the monitor did to the leases
-        // is visible to us.
-        !self.gate.load(Ordering::Acquire)
+    /// Opens a window, and counts the drivers that panicked in it.
+    pub(super) fn begin(&self, told: &Told, range: AddrRange) {
+        self.counters.panics.fetch_add(told.begin(range), Ordering::Relaxed);
     }
 
-    /// The monitor's thread.
-    pub(super) fn run(&self) {
-        let mut set = PollSet::new(self.stop.raw());
-        let mut events = Events::new();
-        let mut held: [Option<Held>; MAX_REGIONS] = [const { None }; MAX_REGIONS];
+    /// The monitor's thread. `held` has room for every channel: nothing is allocated here.
+    pub(super) fn run(&self, mut held: Vec<Held>) {
+        let Some(channels) = self.watch.channels() else { return };
+        let (mut ready, mut events) = (Ready::new(), Events::new());
         loop {
-            let timeout = self.timeout(&held);
-            self.watch.fill(&mut set, &held);
-            let stopped = set.wait(timeout);
-            if stopped {
-                return;
-            }
+            let wait = channels.wait(&mut ready, self.timeout(&held));
             self.expire();
-            if !set.any_ready() && held.iter().all(Option::is_none) {
-                continue;
-            }
-            self.gate.store(true, Ordering::Relaxed);
-            // ORDERING: the gate is up before a message is read. Pairs with the fence in `quiet`:
-            // whoever finds the probe quiet because we read a message finds the gate up, or finds
-            // it lowered by the release below.
-            fence(Ordering::SeqCst);
-            match &self.watch {
-                Watch::Whole { uffd, .. } => {
-                    if set.any_broken() {
-                        // Nothing will be told any more. The gate stays up: nobody gets a lease
-                        // that is not looked after.
-                        return;
-                    }
-                    while uffd.read(&mut events) != 0 {
-                        self.pass_on(&events);
-                    }
-                }
-                Watch::Regions(regions) => {
-                    regions.each(&set, &mut held, |region, held| self.strict(region, held, &mut events));
-                    for held in &mut held {
-                        if held.as_ref().is_some_and(|held| !regions.is_live(held)) {
-                            self.forget_held(held);
+            match wait {
+                Wait::Stop => return,
+                Wait::Look => {
+                    for number in ready.iter() {
+                        if let Ok(index) = usize::try_from(number) {
+                            self.serve(channels, index, &mut held, &mut events);
                         }
                     }
                 }
-                Watch::Nothing(_) => {}
+                Wait::Blind => {
+                    (0..channels.len()).for_each(|index| self.serve(channels, index, &mut held, &mut events));
+                }
             }
-            // ORDERING: publishes what was done to the leases; pairs with the acquire in `quiet`.
-            self.gate.store(false, Ordering::Release);
+            self.let_go(channels, &mut held, &mut events);
         }
     }
 
-    fn pass_on(&self, events: &Events) {
+    /// A channel with messages.
+    fn serve(&self, channels: &Channels, index: usize, held: &mut Vec<Held>, events: &mut Events) {
+        match &self.watch {
+            Watch::Shards(_) => {
+                if let Some(channel) = channels.get(index) {
+                    channel.read_all(events, |events| self.pass_on(events), || ());
+                }
+            }
+            Watch::Regions(regions) => self.hold(regions, index, held),
+            Watch::Nothing(_) => {}
+        }
+    }
+
+    pub(super) fn pass_on(&self, events: &Events) {
         if !self.options.lag.is_zero() {
             std::thread::sleep(self.options.lag);
         }
@@ -205,13 +191,13 @@ impl Shared {
                 Event::Unmap(range) => {
                     count(&self.counters.unmaps);
                     // The pages are gone: what is pinned from here on is new.
-                    told.begin(range);
+                    self.begin(&told, range);
                     told.end(range);
                 }
                 Event::Remap { from, .. } => {
                     count(&self.counters.remaps);
                     // What was at the new place before has an unmap of its own.
-                    told.begin(from);
+                    self.begin(&told, from);
                     told.end(from);
                 }
                 Event::Remove(range) => {
@@ -221,33 +207,6 @@ impl Shared {
                 }
             }
         }
-    }
-
-    /// One region with a message waiting: the message is read, and so the unmapper let go, when the
-    /// devices are idle.
-    fn strict(&self, region: &super::regions::Region, held: &mut Option<Held>, events: &mut Events) {
-        let range = region.range();
-        let now = Instant::now();
-        let until = match held {
-            Some(held) => held.until,
-            None => {
-                self.told().begin(range);
-                let until = now.checked_add(self.options.hold).unwrap_or(now);
-                *held = Some(Held { range, serial: region.serial(), until });
-                until
-            }
-        };
-        if !self.told().is_clear(range) {
-            if now < until {
-                return;
-            }
-            count(&self.counters.overdue);
-        }
-        while region.uffd().read(events) != 0 {
-            self.pass_on(events);
-        }
-        *held = None;
-        self.told().end(range);
     }
 
     /// Ends the windows of discards that are over.
@@ -267,16 +226,9 @@ impl Shared {
         mark.map_or(Progress::Unknown, |mark| self.pagemap.progress(mark))
     }
 
-    /// Ends the window of a region that is not watched any more.
-    fn forget_held(&self, held: &mut Option<Held>) {
-        if let Some(held) = held.take() {
-            self.told().end(held.range);
-        }
-    }
-
-    fn timeout(&self, held: &[Option<Held>]) -> Option<Duration> {
-        if held.iter().any(Option::is_some) {
-            return Some(STRICT_TICK);
+    fn timeout(&self, held: &[Held]) -> Option<Duration> {
+        if !held.is_empty() {
+            return Some(super::strict::TICK);
         }
         let next = self.told().graces.next()?;
         Some(next.saturating_duration_since(Instant::now()))

@@ -15,6 +15,9 @@ pub enum Refusal {
     Seccomp(Facility),
     /// `EPERM` or `EACCES`: a sysctl or a security module forbids it.
     Denied(Facility),
+    /// `EINVAL` from `userfaultfd(2)`: a kernel before 5.11, which cannot limit one to faults of user
+    /// mode.
+    UserModeOnly,
     /// The kernel has it, but not the features that are needed; these bits are missing.
     Features(u64),
     /// `EMFILE` or `ENFILE`: no more descriptors (`RLIMIT_NOFILE`).
@@ -41,6 +44,8 @@ pub enum Refusal {
     Stuck(i32),
     /// The crate's own table is full; it holds this many.
     Table(usize),
+    /// Strict mode watches this many pieces of memory at most, each with a descriptor of its own.
+    Regions(usize),
     /// A table of this size cannot be made (`EINVAL`): its entries are 1 to `max`.
     Size {
         /// The entries that were asked for.
@@ -48,8 +53,9 @@ pub enum Refusal {
         /// The most that there can be.
         max: u16,
     },
-    /// `EBUSY`: another userfaultfd has registered the range already. One [`Linux`](super::Linux)
-    /// per process, shared by [`grab`](userptr::AddressSpace::grab), avoids that.
+    /// `EBUSY`: another userfaultfd has registered the range already: that of a second
+    /// [`Linux`](super::Linux), where one per process, shared by
+    /// [`grab`](userptr::AddressSpace::grab), would do; or one of the program's own.
     Claimed,
     /// Nothing is mapped in the range, or a part of it is not (`EFAULT`).
     Unmapped,
@@ -105,6 +111,9 @@ impl fmt::Display for Refusal {
             Self::Denied(Facility::Vfio) => {
                 f.write_str("VFIO is forbidden (EPERM): see the rights of /dev/vfio and the group's devices")
             }
+            Self::UserModeOnly => f.write_str(
+                "this kernel's userfaultfd cannot be limited to faults of user mode (EINVAL): Linux 5.11 can",
+            ),
             Self::Features(bits) => write!(f, "this kernel's userfaultfd lacks the features {bits:#x}"),
             Self::Descriptors => f.write_str("out of file descriptors (EMFILE): raise RLIMIT_NOFILE"),
             Self::LockedMemory(limit) => {
@@ -130,9 +139,12 @@ impl fmt::Display for Refusal {
                 "a mapping could not be taken away (errno {errno}): reset the device, then try again"
             ),
             Self::Table(size) => write!(f, "all {size} entries of the table are taken"),
+            Self::Regions(most) => {
+                write!(f, "strict mode watches {most} pieces of memory at most: register fewer, larger ranges")
+            }
             Self::Size { asked, max } => write!(f, "a table of {asked} entries (EINVAL): ask for 1 to {max}"),
             Self::Claimed => {
-                f.write_str("another userfaultfd watches the range (EBUSY): share one Linux per process")
+                f.write_str("another userfaultfd watches the range (EBUSY): share one Linux per process, or end the watch of the program's own")
             }
             Self::Unmapped => f.write_str("the range is not mapped (EFAULT)"),
             Self::Unpinnable => f.write_str(
@@ -155,9 +167,11 @@ impl core::error::Error for Refusal {}
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Missing(_) | Refusal::Features(_) | Refusal::LargePages(_) | Refusal::ReadOnlyPages => {
-                Self::NoDevice
-            }
+            Refusal::Missing(_)
+            | Refusal::UserModeOnly
+            | Refusal::Features(_)
+            | Refusal::LargePages(_)
+            | Refusal::ReadOnlyPages => Self::NoDevice,
             Refusal::Unwatchable => Self::Unwatchable,
             Refusal::Stuck(_) => Self::DeviceLost,
             Refusal::Seccomp(_) | Refusal::Denied(_) => Self::Permission,
@@ -165,7 +179,7 @@ impl From<Refusal> for Error {
             Refusal::LockedMemory(_) => Self::LockedMemory,
             Refusal::Mappings => Self::Mappings,
             Refusal::Threads => Self::Threads,
-            Refusal::Table(_) => Self::Slots,
+            Refusal::Table(_) | Refusal::Regions(_) => Self::Slots,
             Refusal::DmaEntries | Refusal::Iova(_) => Self::Limit,
             Refusal::Claimed => Self::Claimed,
             Refusal::Unmapped => Self::Fault,
@@ -186,6 +200,16 @@ impl Refusal {
             libc::ENOSYS | libc::EPERM | libc::EACCES if filtered() => Self::Seccomp(what),
             libc::ENOSYS => Self::Missing(what),
             libc::EPERM | libc::EACCES => Self::Denied(what),
+            libc::EINVAL if what == Facility::Userfaultfd => Self::UserModeOnly,
+            libc::EMFILE | libc::ENFILE => Self::Descriptors,
+            libc::ENOMEM => Self::Memory,
+            errno => Self::Errno(errno),
+        }
+    }
+
+    /// The cause of an errno of a call that makes a descriptor.
+    pub(crate) fn of_descriptor(errno: i32) -> Self {
+        match errno {
             libc::EMFILE | libc::ENFILE => Self::Descriptors,
             libc::ENOMEM => Self::Memory,
             errno => Self::Errno(errno),

@@ -1,294 +1,209 @@
-//! What the monitor polls; and in strict mode, one descriptor for each region.
+//! Strict mode: each piece of memory has a channel of its own, so that a message waiting there names
+//! the piece before it is read.
+//!
+//! Pieces do not overlap. A watch of a range counts on every piece that it meets, and makes pieces
+//! of what nobody watches yet; those that it counts on stay until it ends, so it is counted off
+//! where it was counted on.
 
-use super::Watch;
-use super::refusal::{Refusal, errno};
-use super::uffd::{Probe, Uffd};
-use core::ffi::c_int;
-use core::ptr;
-use core::time::Duration;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use super::channels::{Channel, Channels};
+use super::epoll::Mode;
+use super::refusal::Refusal;
+use super::uffd::is_mapped;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 use userptr::AddrRange;
+use userptr::address_space::WatchKey;
 
-/// The most regions in strict mode.
-pub const MAX_REGIONS: usize = 64;
+/// The most regions, pieces of memory with a descriptor of their own, in strict mode. An object that
+/// overlaps another needs one only for what that one does not cover.
+pub const MAX_REGIONS: usize = 512;
 
-/// A watched range with a descriptor of its own, so that a message waiting there names the region
-/// before it is read.
-#[derive(Debug)]
-pub(super) struct Region {
-    uffd: Uffd,
-    range: AddrRange,
-    serial: u64,
+/// The key of a range that lies in several pieces.
+const SEVERAL: WatchKey = WatchKey::MAX;
+
+/// What a channel is used for at the moment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Region {
+    range: Option<AddrRange>,
     watchers: usize,
 }
 
-impl Region {
-    pub(super) fn uffd(&self) -> &Uffd {
-        &self.uffd
-    }
-
-    pub(super) fn range(&self) -> AddrRange {
-        self.range
-    }
-
-    pub(super) fn serial(&self) -> u64 {
-        self.serial
-    }
-}
-
-/// An unmapper that waits, because its message was not read.
-#[derive(Debug)]
-pub(super) struct Held {
-    pub(super) range: AddrRange,
-    pub(super) serial: u64,
-    pub(super) until: Instant,
-}
-
-#[derive(Debug)]
-struct Table {
-    slots: [Option<Region>; MAX_REGIONS],
-    serial: u64,
-}
-
 /// The regions of strict mode. The lock is held for system calls on the descriptors, never across
-/// an allocation.
+/// an allocation or anything else that may unmap: that would wait for the monitor, and the monitor
+/// for this lock.
 #[derive(Debug)]
 pub(super) struct Regions {
-    table: Mutex<Table>,
+    channels: Channels,
+    table: Mutex<Box<[Region]>>,
 }
 
 impl Regions {
-    pub(super) fn new() -> Self {
-        Self { table: Mutex::new(Table { slots: [const { None }; MAX_REGIONS], serial: 0 }) }
+    pub(super) fn new() -> Result<Self, Refusal> {
+        let channels = Channels::new(MAX_REGIONS, Mode::Once)?;
+        Ok(Self { channels, table: Mutex::new(vec![Region::default(); MAX_REGIONS].into()) })
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    pub(super) fn channels(&self) -> &Channels {
+        &self.channels
+    }
+
+    fn table(&self) -> MutexGuard<'_, Box<[Region]>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Watches a range, alone or as part of a region that contains it.
-    pub(super) fn watch(&self, range: AddrRange) -> Result<(), Refusal> {
-        // Opened before the lock is taken, and closed after it, if it turns out to be needless.
-        let mut uffd = Some(Uffd::open()?);
+    /// Watches a range once more. Its key is the number of its channel, if it has one.
+    ///
+    /// # Errors
+    /// With the cause; what nobody else watches is not watched then.
+    pub(super) fn watch(&self, range: AddrRange) -> Result<WatchKey, Refusal> {
+        loop {
+            if let Some(done) = self.try_watch(range) {
+                return done;
+            }
+            // Opened without the lock, then looked at again.
+            self.channels.open_one().map_err(|why| match why {
+                Refusal::Table(most) => Refusal::Regions(most),
+                why => why,
+            })?;
+        }
+    }
+
+    /// `None`: a channel is missing.
+    fn try_watch(&self, range: AddrRange) -> Option<Result<WatchKey, Refusal>> {
         let mut table = self.table();
-        let table = &mut *table;
-        if let Some(region) = smallest(&mut table.slots, range).and_then(Option::as_mut) {
-            region.uffd.register_whole(range)?;
-            region.watchers = region.watchers.saturating_add(1);
-            return Ok(());
+        let free = table.iter().take(self.channels.len()).filter(|region| region.range.is_none()).count();
+        if gaps(&table, range).count() > free {
+            return None;
         }
-        if let Some(uffd) = uffd.take() {
-            if uffd.register_whole(range) == Err(Refusal::Claimed) {
-                // `mremap` has carried the watch of another region here, where nobody counts on it.
-                for region in table.slots.iter().flatten().filter(|region| !region.range.overlaps(range)) {
-                    let _ = region.uffd.unregister(range);
+        // New pieces first, without a watcher, so that they can be told from the old ones.
+        let mut at = range.start();
+        while let Some(gap) = next_gap(&table, at, range) {
+            let slot = table.iter_mut().find(|region| region.range.is_none())?;
+            *slot = Region { range: Some(gap), watchers: 0 };
+            match gap.last().checked_add(1) {
+                Some(next) if next <= range.last() => at = next,
+                _ => break,
+            }
+        }
+        let registered = self.register(&table, range);
+        let mut only = None;
+        for (index, region) in table.iter_mut().enumerate() {
+            let Some(piece) = region.range.filter(|piece| piece.overlaps(range)) else { continue };
+            if registered.is_ok() {
+                region.watchers = region.watchers.saturating_add(1);
+            } else if region.watchers == 0 {
+                self.channels.unregister(piece);
+                region.range = None;
+            }
+            only = if piece.contains(range) { WatchKey::new(index.saturating_add(1)) } else { only };
+        }
+        Some(registered.map(|()| only.unwrap_or(SEVERAL)))
+    }
+
+    /// As in the default mode: register, see that there is no hole, register again.
+    fn register(&self, table: &[Region], range: AddrRange) -> Result<(), Refusal> {
+        let all = || {
+            table.iter().enumerate().try_for_each(|(index, region)| {
+                match region.range.and_then(|piece| both(piece, range)) {
+                    Some(part) => self.channels.register(index, part),
+                    None => Ok(()),
                 }
-            }
-            uffd.register_whole(range)?;
-            let slot =
-                table.slots.iter_mut().find(|slot| slot.is_none()).ok_or(Refusal::Table(MAX_REGIONS))?;
-            table.serial = table.serial.wrapping_add(1);
-            *slot = Some(Region { uffd, range, serial: table.serial, watchers: 1 });
-        }
-        Ok(())
-    }
-
-    /// One watcher less of a region. The region that goes is closed after the lock was given back.
-    pub(super) fn unwatch(&self, range: AddrRange) {
-        let gone = {
-            let mut table = self.table();
-            let Some(slot) = smallest(&mut table.slots, range) else { return };
-            let Some(region) = slot else { return };
-            region.watchers = region.watchers.saturating_sub(1);
-            if region.watchers == 0 { slot.take() } else { None }
+            })
         };
-        if let Some(region) = gone {
-            // What is mapped there by now may never have been watched: nothing to do then.
-            let _ = region.uffd.unregister(region.range);
+        all()?;
+        if !is_mapped(range) {
+            return Err(Refusal::Unmapped);
         }
+        all()
     }
 
-    /// Calls `f` for each region that has a message waiting or an unmapper held.
-    pub(super) fn each(
-        &self,
-        set: &PollSet,
-        held: &mut [Option<Held>; MAX_REGIONS],
-        mut f: impl FnMut(&Region, &mut Option<Held>),
-    ) {
-        let table = self.table();
-        for ((index, slot), held) in table.slots.iter().enumerate().zip(held) {
-            let Some(region) = slot else { continue };
-            let waiting = held.as_ref().is_some_and(|held| held.serial == region.serial);
-            if waiting || set.is_ready(index, region.serial) {
-                f(region, held);
+    /// One watch of the range less.
+    pub(super) fn unwatch(&self, range: AddrRange) {
+        for region in self.table().iter_mut() {
+            let Some(piece) = region.range.filter(|piece| piece.overlaps(range)) else { continue };
+            region.watchers = region.watchers.saturating_sub(1);
+            if region.watchers == 0 {
+                // The channel stays, and the monitor reads on: whoever unmaps the piece at this
+                // moment is let go at once.
+                self.channels.unregister(piece);
+                region.range = None;
             }
         }
     }
 
-    fn fill(&self, set: &mut PollSet, held: &[Option<Held>]) {
-        let table = self.table();
-        for ((index, slot), held) in table.slots.iter().enumerate().zip(held) {
-            if let Some(region) = slot
-                && held.is_none()
-            {
-                set.add(region.uffd.raw(), index, region.serial);
-            }
-        }
+    /// The piece that a channel is for.
+    pub(super) fn range(&self, index: usize) -> Option<AddrRange> {
+        self.table().get(index)?.range
     }
 
-    fn probe(&self) -> Probe {
+    /// Whether every change in the range was passed on: only the channels of its pieces are asked.
+    pub(super) fn quiet(&self, range: AddrRange, key: Option<WatchKey>, probe: bool) -> bool {
+        let quiet = |channel: Option<&Channel>| channel.is_some_and(|channel| channel.quiet(probe));
+        if let Some(key) = key.filter(|key| *key != SEVERAL) {
+            return quiet(self.channels.get(key.get().wrapping_sub(1)));
+        }
         let table = self.table();
-        table
-            .slots
+        let mut meets = table
             .iter()
-            .flatten()
-            .map(|region| region.uffd.probe())
-            .find(|p| *p != Probe::Quiet)
-            .unwrap_or(Probe::Quiet)
-    }
-
-    pub(super) fn is_live(&self, held: &Held) -> bool {
-        self.table().slots.iter().flatten().any(|region| region.serial == held.serial)
+            .enumerate()
+            .filter(|(_, region)| region.range.is_some_and(|piece| piece.overlaps(range)));
+        meets.all(|(index, _)| quiet(self.channels.get(index)))
     }
 
     pub(super) fn len(&self) -> usize {
-        self.table().slots.iter().flatten().count()
+        self.table().iter().filter(|region| region.range.is_some()).count()
     }
 
-    /// Ends the watch of everything.
-    pub(super) fn clear(&self) {
-        loop {
-            let gone = self.table().slots.iter_mut().find_map(Option::take);
-            let Some(region) = gone else { return };
-            super::unregister_everywhere(&region.uffd);
+    /// Ends every watch, and the monitor.
+    pub(super) fn end(&self) {
+        for region in self.table().iter_mut() {
+            if let Some(piece) = region.range.take() {
+                self.channels.unregister(piece);
+            }
         }
+        // Not under the lock: the monitor takes it.
+        self.channels.end(core::iter::empty());
     }
 }
 
-/// The smallest region that contains the range. One rule for both directions, so that a watcher is
-/// counted where it is counted off.
-fn smallest(slots: &mut [Option<Region>], range: AddrRange) -> Option<&mut Option<Region>> {
-    let fits = |slot: &&mut Option<Region>| slot.as_ref().is_some_and(|region| region.range.contains(range));
-    slots.iter_mut().filter(fits).min_by_key(|slot| slot.as_ref().and_then(|region| region.range.len()))
+fn both(a: AddrRange, b: AddrRange) -> Option<AddrRange> {
+    AddrRange::inclusive(a.start().max(b.start()), a.last().min(b.last()))
 }
 
-impl Watch {
-    pub(super) fn fill(&self, set: &mut PollSet, held: &[Option<Held>]) {
-        set.clear();
-        match self {
-            Self::Whole { uffd, .. } => set.add(uffd.raw(), 0, 0),
-            Self::Regions(regions) => regions.fill(set, held),
-            Self::Nothing(_) => {}
-        }
-    }
-
-    pub(super) fn probe(&self) -> Probe {
-        match self {
-            Self::Whole { uffd, .. } => uffd.probe(),
-            Self::Regions(regions) => regions.probe(),
-            Self::Nothing(_) => Probe::Quiet,
-        }
-    }
+/// The parts of a range that no region has.
+fn gaps(table: &[Region], range: AddrRange) -> impl Iterator<Item = AddrRange> {
+    let mut at = Some(range.start());
+    core::iter::from_fn(move || {
+        let gap = next_gap(table, at?, range)?;
+        at = gap.last().checked_add(1).filter(|next| *next <= range.last());
+        Some(gap)
+    })
 }
 
-/// The descriptors that the monitor waits for.
-pub(super) struct PollSet {
-    fds: [libc::pollfd; MAX_REGIONS + 1],
-    keys: [(usize, u64); MAX_REGIONS + 1],
-    len: usize,
+/// The first part of a range, from `at` on, that no region has.
+fn next_gap(table: &[Region], mut at: usize, range: AddrRange) -> Option<AddrRange> {
+    let pieces = || table.iter().filter_map(|region| region.range);
+    while let Some(piece) = pieces().find(|piece| piece.start() <= at && at <= piece.last()) {
+        at = piece.last().checked_add(1).filter(|next| *next <= range.last())?;
+    }
+    let next = pieces().map(AddrRange::start).filter(|start| *start > at).min();
+    let last = next.map_or(range.last(), |start| range.last().min(start.wrapping_sub(1)));
+    AddrRange::inclusive(at, last)
 }
 
-impl PollSet {
-    /// Waits for `stop` in any case.
-    pub(super) fn new(stop: RawFd) -> Self {
-        let blank = libc::pollfd { fd: stop, events: libc::POLLIN, revents: 0 };
-        Self { fds: [blank; MAX_REGIONS + 1], keys: [(0, 0); MAX_REGIONS + 1], len: 1 }
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    fn clear(&mut self) {
-        self.len = 1;
-    }
-
-    fn add(&mut self, fd: RawFd, index: usize, serial: u64) {
-        if let (Some(slot), Some(key)) = (self.fds.get_mut(self.len), self.keys.get_mut(self.len)) {
-            *slot = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-            *key = (index, serial);
-            self.len = self.len.saturating_add(1);
-        }
-    }
-
-    /// Waits. `true`: the monitor has to stop.
-    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> bool {
-        let spec = timeout.map(|t| libc::timespec {
-            tv_sec: libc::time_t::try_from(t.as_secs()).unwrap_or(libc::time_t::MAX),
-            tv_nsec: t.subsec_nanos().into(),
-        });
-        let spec = spec.as_ref().map_or(ptr::null(), ptr::from_ref);
-        // SAFETY: `len` entries are initialised, and never more than the array has.
-        let got = unsafe { libc::ppoll(self.fds.as_mut_ptr(), self.len as libc::nfds_t, spec, ptr::null()) };
-        if got <= 0 {
-            // A timeout, or a signal: nothing is ready.
-            self.fds.iter_mut().for_each(|fd| fd.revents = 0);
-        }
-        match self.fds.first_mut() {
-            Some(stop) if stop.revents != 0 => EventFd::take(stop.fd) == STOP,
-            _ => false,
-        }
-    }
-
-    pub(super) fn any_ready(&self) -> bool {
-        self.fds.iter().take(self.len).skip(1).any(|fd| fd.revents != 0)
-    }
-
-    /// Whether a descriptor does not work any more: somebody closed it.
-    pub(super) fn any_broken(&self) -> bool {
-        self.fds.iter().take(self.len).skip(1).any(|fd| fd.revents & (libc::POLLERR | libc::POLLNVAL) != 0)
-    }
-
-    fn is_ready(&self, index: usize, serial: u64) -> bool {
-        let mut entries = self.fds.iter().zip(&self.keys).take(self.len).skip(1);
-        entries.any(|(fd, key)| fd.revents != 0 && *key == (index, serial))
-    }
-}
-
-/// A counter that can be polled, to wake the monitor.
-#[derive(Debug)]
-pub(crate) struct EventFd(OwnedFd);
-
-/// Stop for good. Nobody adds so much by waking.
-pub(super) const STOP: u64 = 1 << 62;
-
-impl EventFd {
-    pub(crate) fn open() -> Result<Self, Refusal> {
-        // SAFETY: takes no pointer.
-        let fd: c_int = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(match errno() {
-                libc::EMFILE | libc::ENFILE => Refusal::Descriptors,
-                errno => Refusal::Errno(errno),
-            });
-        }
-        // SAFETY: new, and nobody else's.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
-    }
-
-    pub(crate) fn raw(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-
-    /// Adds to the counter.
-    pub(crate) fn add(&self, n: u64) {
-        // SAFETY: eight bytes from a word.
-        let _ = unsafe { libc::write(self.raw(), (&raw const n).cast(), size_of::<u64>()) };
-    }
-
-    /// Takes what is there, only the flag [`STOP`] of it.
-    pub(crate) fn take(fd: RawFd) -> u64 {
-        let mut n = 0_u64;
-        // SAFETY: eight bytes into a word.
-        let _ = unsafe { libc::read(fd, (&raw mut n).cast(), size_of::<u64>()) };
-        n & STOP
+    #[test]
+    fn gaps_are_what_no_region_has() {
+        let range = |start, last| AddrRange::inclusive(start, last).unwrap();
+        let table = [range(10, 19), range(30, 34), range(20, 24)];
+        let table = table.map(|range| Region { range: Some(range), watchers: 1 });
+        let gaps = |start, last| gaps(&table, range(start, last)).collect::<std::vec::Vec<_>>();
+        assert_eq!(gaps(0, 40), [range(0, 9), range(25, 29), range(35, 40)]);
+        assert_eq!(gaps(12, 22), []);
+        assert_eq!(gaps(24, 31), [range(25, 29)]);
+        assert_eq!(gaps(34, 34), []);
+        assert_eq!(gaps(50, usize::MAX), [range(50, usize::MAX)]);
     }
 }

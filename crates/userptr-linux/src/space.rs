@@ -5,7 +5,7 @@ use super::{Linux, Memory, Watch};
 use std::sync::Arc;
 use userptr::AddrRange;
 use userptr::Error;
-use userptr::address_space::{AddressSpace, Current, Pages, Usage, Users};
+use userptr::address_space::{AddressSpace, Current, Pages, Usage, Users, WatchKey};
 use userptr::notifier::Notifier;
 use userptr::platforms::std::Std;
 use userptr::refcount::Ref;
@@ -82,7 +82,7 @@ impl AddressSpace for Linux {
         self.space.shared.remove(registration.0);
     }
 
-    fn watch(&self, _registration: &Registration, range: AddrRange) -> Result<(), Error> {
+    fn watch(&self, _registration: &Registration, range: AddrRange) -> Result<WatchKey, Error> {
         Ok(self.start_watching(range)?)
     }
 
@@ -90,15 +90,15 @@ impl AddressSpace for Linux {
         self.stop_watching(range);
     }
 
-    fn quiet(&self, _registration: &Registration) -> bool {
-        self.space.shared.quiet()
+    fn quiet(&self, _registration: &Registration, range: AddrRange, key: WatchKey) -> bool {
+        self.space.shared.quiet(range, Some(key))
     }
 
-    fn wait_quiet(&self, _registration: &Registration) {
+    fn wait_quiet(&self, _registration: &Registration, range: AddrRange) {
         // The monitor needs a few microseconds once it runs. On a full machine it may have to wait
         // for a processor.
         for _ in 0..50 {
-            if self.space.shared.quiet() || !self.space.shared.owner.is_me() {
+            if self.space.shared.quiet(range, None) || !self.space.shared.owner.is_me() {
                 return;
             }
             std::thread::sleep(core::time::Duration::from_micros(20));

@@ -263,7 +263,11 @@ impl<P: Platform> Device for DmaDevice<P> {
     }
 
     fn wait_idle(&self, map: &DmaMap, timeout: Option<Duration>) -> Outcome {
-        self.engine.wait_idle(map, timeout)
+        let outcome = self.engine.wait_idle(map, timeout);
+        if outcome == Outcome::Idle {
+            lockdep::releasing();
+        }
+        outcome
     }
 
     fn unmap(&self, map: DmaMap) {

@@ -310,16 +310,13 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "host_is_not_asked",
         file: ACQUIRE_OBJECT,
-        edits: &[("!body.record.space().quiet(registration) || lease.is_revoked()", "lease.is_revoked()")],
+        edits: &[("if !quiet || lease.is_revoked()", "if lease.is_revoked()")],
         model: "s179_told_after_the_change",
     },
     Mutant {
         name: "word_is_not_looked_at_again",
         file: ACQUIRE_OBJECT,
-        edits: &[(
-            "!body.record.space().quiet(registration) || lease.is_revoked()",
-            "!body.record.space().quiet(registration)",
-        )],
+        edits: &[("if !quiet || lease.is_revoked()", "if !quiet")],
         model: "s179_told_after_the_change",
     },
     Mutant {

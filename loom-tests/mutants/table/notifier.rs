@@ -256,13 +256,13 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "quarantined_counts_as_released",
         file: INVALIDATE,
-        edits: &[("outcome = outcome.max(why);", "outcome = outcome.max(Outcome::Idle);")],
+        edits: &[("*outcome = (*outcome).max(why);", "*outcome = (*outcome).max(Outcome::Idle);")],
         model: "s83_retry_against_start",
     },
     Mutant {
         name: "cancel_keeps_its_reference",
         file: REVOKE,
-        edits: &[("    drop(sub);\n    outcome", "    core::mem::forget(sub);\n    outcome")],
+        edits: &[("    put(sub);\n    outcome", "    core::mem::forget(sub);\n    outcome")],
         model: "s39_last_put_in_queued_cancel",
     },
     Mutant {
@@ -322,8 +322,14 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "cancel_keeps_its_reference_86",
         file: REVOKE,
-        edits: &[("    drop(sub);\n    outcome", "    core::mem::forget(sub);\n    outcome")],
+        edits: &[("    put(sub);\n    outcome", "    core::mem::forget(sub);\n    outcome")],
         model: "s86_last_record_in_queued_cancel",
+    },
+    Mutant {
+        name: "revocation_frees_its_object",
+        file: REVOKE,
+        edits: &[("    put(sub);\n    outcome", "    drop(sub);\n    outcome")],
+        model: "s121_a_revocation_has_the_last_reference",
     },
     Mutant {
         name: "acquire_without_windows",

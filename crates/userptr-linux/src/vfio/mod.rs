@@ -71,7 +71,7 @@
 //! * Open [`Vfio`] when the container has its devices and its IOMMU: each device may take away from
 //!   the ranges.
 //! * A lease is held until the driver's own books have the command: until [`Quiesce`] waits for it.
-//! * Strict mode watches [64 ranges](crate::MAX_REGIONS). In the default mode `munmap` returns at
+//! * Strict mode watches [512 ranges](crate::MAX_REGIONS). In the default mode `munmap` returns at
 //!   once; the old pages stay pinned and mapped until the hardware is done, and nobody is given a
 //!   lease on them.
 //! * A forked child inherits neither the mappings nor the right to take them away. If it inherits

@@ -2,12 +2,14 @@
 
 use crate::child::scenario;
 use crate::stack::{Stack, eventually, lease};
+use crate::stale::io::Range;
 use crate::stale::memory;
+use std::os::fd::AsRawFd;
 use std::sync::mpsc;
 use std::time::Duration;
 use userptr::{AddrRange, AddressSpace, Current, Error};
 use userptr_linux::uffd::Uffd;
-use userptr_linux::{Options, Refusal};
+use userptr_linux::{Linux, Options, Refusal};
 
 const BYTES: usize = 64 << 10;
 
@@ -57,15 +59,19 @@ impl Drop for Child {
     }
 }
 
-/// Whether an unmap returns within a second.
-fn unmap_returns(range: crate::stale::io::Range) -> bool {
+/// Whether an unmap returns, however busy the machine is.
+fn unmap_returns(range: Range) -> bool {
+    unmap_returns_within(range, Duration::from_secs(10))
+}
+
+fn unmap_returns_within(range: Range, time: Duration) -> bool {
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
         memory::unmap(range).unwrap();
-        // Nobody listens any more after a second.
+        // Nobody listens any more after the time.
         let _ = tell.send(());
     });
-    told.recv_timeout(Duration::from_secs(1)).is_ok()
+    told.recv_timeout(time).is_ok()
 }
 
 fn fork_with(options: Options) {
@@ -119,7 +125,7 @@ scenario!(
         let mut child = Child::fork(|| true);
         assert!(child.result());
         drop(uffd);
-        assert!(!unmap_returns(range));
+        assert!(!unmap_returns_within(range, Duration::from_secs(1)));
     }
 );
 
@@ -141,3 +147,96 @@ scenario!(
         assert!(unmap_returns(moved));
     }
 );
+
+/// Objects and then, if `all`, everything goes while a forked child has every descriptor; after that
+/// the moved memory is unmapped.
+fn moved_watch(options: Options, all: bool) {
+    let stack = Stack::new(options);
+    let range = memory::map(BYTES).unwrap();
+    let object = stack.object(range.address, range.bytes);
+    drop(lease(&object));
+    let moved = memory::remap(range, memory::ELSEWHERE, 0).unwrap();
+    let mut child = Child::fork(|| true);
+    assert!(child.result());
+    drop(object);
+    if all {
+        drop(stack);
+        assert!(unmap_returns(moved), "an unmap waits for a descriptor that only the child has");
+    } else {
+        assert!(unmap_returns(moved), "an unmap waits, though the monitor reads");
+        drop(stack);
+    }
+}
+
+const STRICT: fn() -> Options = || Options { strict: true, ..Options::default() };
+
+scenario!(s122_a_moved_watch_ends_with_its_object, 60, { moved_watch(Options::default(), false) });
+
+scenario!(s122_a_moved_watch_ends_with_its_object_in_strict_mode, 60, {
+    moved_watch(STRICT(), false);
+});
+
+scenario!(s122_a_moved_watch_ends_with_strict_mode, 60, { moved_watch(STRICT(), true) });
+
+/// No more descriptors, and no `/proc`.
+fn nothing_left() {
+    let limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a valid limit, and a path.
+    unsafe {
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+        // Only root may; for others the limit alone has to do.
+        let _ = libc::chroot(c"/tmp".as_ptr());
+    }
+}
+
+/// A watch alone: the ring's thread is another matter.
+fn without_anything(options: Options) {
+    let space = Linux::with(options).unwrap();
+    let range = memory::map(BYTES).unwrap();
+    let watched = space.watch_range(AddrRange::new(range.address, range.bytes).unwrap()).unwrap();
+    let moved = memory::remap(range, memory::ELSEWHERE, 0).unwrap();
+    let mut child = Child::fork(|| true);
+    assert!(child.result());
+    nothing_left();
+    drop(watched);
+    drop(space);
+    assert!(unmap_returns(moved), "an unmap waits for a descriptor that only the child has");
+}
+
+scenario!(s122_without_proc_and_descriptors, 60, { without_anything(Options::default()) });
+
+scenario!(s122_without_proc_and_descriptors_in_strict_mode, 60, { without_anything(STRICT()) });
+
+/// A mapping that cannot be watched lies in the middle of what was: a call to end the watch of all of
+/// it is refused.
+fn mixed_mappings(options: Options) {
+    let stack = Stack::new(options);
+    let range = memory::map(BYTES).unwrap();
+    let object = stack.object(range.address, range.bytes);
+    drop(lease(&object));
+    let file = std::fs::File::open("/proc/self/exe").unwrap();
+    let middle = Range { address: range.address + BYTES / 2, bytes: 4096 };
+    // SAFETY: over memory of our own, of a file that was opened for reading only.
+    let got = unsafe {
+        let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+        libc::mmap(middle.address as *mut _, middle.bytes, libc::PROT_READ, flags, file.as_raw_fd(), 0)
+    };
+    assert_eq!(got as usize, middle.address);
+    let mut child = Child::fork(|| true);
+    assert!(child.result());
+    drop(object);
+    assert_eq!(stack.space.stats().watched, 0);
+    // Nothing of it is ours any more: another userfaultfd may have both ends.
+    let own = Uffd::open().unwrap();
+    for start in [range.address, middle.address + middle.bytes] {
+        let end = AddrRange::new(start, BYTES / 2 - 4096).unwrap();
+        assert_eq!(own.register(end), Ok(()), "the watch of {end:?} was left");
+        own.unregister(end).unwrap();
+    }
+    drop(stack);
+    assert!(unmap_returns(range));
+}
+
+scenario!(s122_mixed_mappings, 60, { mixed_mappings(Options::default()) });
+
+scenario!(s122_mixed_mappings_in_strict_mode, 60, { mixed_mappings(STRICT()) });

@@ -46,6 +46,37 @@ scenario!(s74_a_seccomp_filter_is_named, 20, {
 });
 
 scenario!(
+    /// What a kernel before 5.11 says, which does not know the flag.
+    s74_a_kernel_without_user_mode_only_is_named,
+    20,
+    {
+        become_nobody();
+        filter(libc::SYS_userfaultfd, libc::EINVAL);
+        let refused = Linux::open().err();
+        assert_eq!(refused, Some(Refusal::UserModeOnly));
+        assert_eq!(Error::from(refused.unwrap()), Error::NoDevice);
+    }
+);
+
+scenario!(
+    /// A second address space, or a userfaultfd of the program's own, watches it already.
+    s74_another_userfaultfd_is_named,
+    20,
+    {
+        let stack = Stack::new(Options::default());
+        let range = memory::map(BYTES).unwrap();
+        let own = userptr_linux::uffd::Uffd::open().unwrap();
+        let whole = AddrRange::new(range.address, range.bytes).unwrap();
+        own.register(whole).unwrap();
+        let object = stack.object(range.address, range.bytes);
+        assert_eq!(object.acquire().err(), Some(Error::Claimed));
+        assert_eq!(stack.space.watch_range(whole).err(), Some(Refusal::Claimed));
+        own.unregister(whole).unwrap();
+        drop(lease(&object));
+    }
+);
+
+scenario!(
     /// Where the device file may be opened, a filtered call is no obstacle.
     s74_the_device_file_stands_in_for_the_call,
     20,

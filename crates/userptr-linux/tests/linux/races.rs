@@ -1,7 +1,7 @@
 //! Scenarios 70 and 71: look-ups while the change is under way.
 
 use crate::child::scenario;
-use crate::stack::Stack;
+use crate::stack::{Stack, lease};
 use crate::stale::io::{Part, Range, content, memfd};
 use crate::stale::memory;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +24,7 @@ fn reuse(options: Options, attempts: u64) -> u32 {
         let range = memory::map(BYTES).unwrap();
         let object = stack.object(range.address, range.bytes);
         memory::fill(range, WHOLE, attempt);
-        drop(object.acquire().unwrap());
+        drop(lease(&object));
         let first = std::thread::spawn(move || memory::unmap(range));
         while memory::map(BYTES).is_err() {
             std::hint::spin_loop();
@@ -71,9 +71,11 @@ scenario!(
     s70_control_without_the_probe_it_is_stale,
     120,
     {
-        let stale = reuse(Options { probe: false, ..Options::default() }, 1000);
-        println!("without the probe: {stale} of 1000 stale");
-        assert!(stale > 0);
+        // Until the first: how many attempts that takes depends on the machine.
+        let options = Options { probe: false, ..Options::default() };
+        let stale = (0..100).map(|_| reuse(options, 100)).find(|stale| *stale > 0);
+        println!("without the probe: {stale:?} of 100 stale");
+        assert!(stale.is_some());
     }
 );
 
@@ -87,7 +89,7 @@ fn discard(options: Options, attempts: u64) -> u32 {
     let mut stale = 0;
     for attempt in 0..attempts {
         memory::fill(range, WHOLE, attempt);
-        drop(crate::stack::lease(&object));
+        drop(lease(&object));
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -101,7 +103,7 @@ fn discard(options: Options, attempts: u64) -> u32 {
             }
         });
         memory::fill(range, WHOLE, !attempt);
-        let lease = crate::stack::lease(&object);
+        let lease = lease(&object);
         assert_eq!(Uring::write(&lease, PART, &file).unwrap(), BYTES);
         stale += u32::from(content(&file, BYTES).unwrap() != memory::look(range, WHOLE));
     }
@@ -119,9 +121,10 @@ scenario!(
     s71_control_without_the_grace_it_is_stale,
     120,
     {
-        let stale = discard(Options { grace: Duration::ZERO, marks: false, ..Options::default() }, 3000);
-        println!("without the grace: {stale} of 3000 stale");
-        assert!(stale > 0);
+        let options = Options { grace: Duration::ZERO, marks: false, ..Options::default() };
+        let stale = (0..300).map(|_| discard(options, 100)).find(|stale| *stale > 0);
+        println!("without the grace: {stale:?} of 100 stale");
+        assert!(stale.is_some());
     }
 );
 

@@ -2,12 +2,14 @@
 //!
 //! A thread takes locks in ascending rank, two of one class never together. It does not sleep while
 //! it holds a spinlock or is in a [`NON_BLOCK`] section. It does not allocate while it holds a lock
-//! that an invalidation takes, or inside a callback.
+//! that an invalidation takes, or inside a callback. It frees nothing between the device's idleness
+//! and the moment in which the object is out of the index: the unmapper waits for that, and may hold
+//! the allocator's lock (rule 32).
 //!
 //! The thread's list is plain thread-local data, so the checker adds no synchronisation that could
 //! hide a race.
 
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use std::fmt::Write;
 use userptr::platform::LockClass;
 
@@ -42,6 +44,7 @@ struct Held {
 
 thread_local! {
     static HELD: RefCell<Vec<Held>> = const { RefCell::new(Vec::new()) };
+    static RELEASING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Notes that this thread takes a lock, and checks that it may.
@@ -67,8 +70,28 @@ pub fn release(address: usize) {
         let at = held.iter().rposition(|h| h.address == address)?;
         Some(held.remove(at))
     });
-    if found.is_none() {
-        broken("a lock is given back that this thread does not hold");
+    match found {
+        None => broken("a lock is given back that this thread does not hold"),
+        // The one section that ends a revocation: the object is out of the index, or quarantined.
+        Some(held) if held.class.rank == LockClass::NOTIFIER.rank => RELEASING.set(false),
+        Some(_) => {}
+    }
+}
+
+/// Says that the device is idle, so that this thread releases pages until it leaves the notifier's
+/// next section.
+pub fn releasing() {
+    RELEASING.set(true);
+}
+
+/// Says that this thread frees memory now.
+///
+/// # Panics
+/// If it releases pages that an invalidation may wait for (rule 32).
+pub fn might_free() {
+    // A panic that unwinds frees what it meets; one report is enough.
+    if RELEASING.get() && !std::thread::panicking() {
+        broken("memory is freed inside a revocation: its unmapper may hold the allocator's lock");
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! It finds on every run, not only when the schedule is unlucky: a lock taken out of order, a sleep
 //! under a spinlock, an allocation under a lock that an invalidation takes (rule 27), a call-out
-//! under such a lock. A violation panics at once, with the locks that are held. See [`lockdep`] for
+//! under such a lock, memory freed inside a revocation (rule 32). A violation panics at once, with the locks that are held. See [`lockdep`] for
 //! the rules and [`Meter`] for failing, counting and recursing allocations.
 
 pub mod lockdep;
@@ -61,6 +61,7 @@ unsafe impl Platform for Sim {
     }
 
     unsafe fn dealloc(ptr: NonNull<u8>, layout: Layout) {
+        lockdep::might_free();
         // SAFETY: the caller's promise: `alloc` returned it with this layout.
         unsafe { meter::dealloc(ptr, layout) }
     }

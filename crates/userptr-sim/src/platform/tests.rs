@@ -166,3 +166,19 @@ fn the_hook_recurses_once() {
     assert!(alloc_one());
     assert_eq!(runs.load(Ordering::Relaxed), 1);
 }
+
+#[test]
+#[should_panic(expected = "freed inside a revocation")]
+fn r32_a_free_inside_a_revocation_is_caught() {
+    lockdep::releasing();
+    alloc_one();
+}
+
+#[test]
+fn r32_what_is_freed_after_the_notifiers_section_passes() {
+    let notifier = spin(LockClass::NOTIFIER);
+    lockdep::releasing();
+    // SAFETY: settled, and not held by this thread.
+    unsafe { notifier.with(|()| ()) };
+    assert!(alloc_one());
+}
