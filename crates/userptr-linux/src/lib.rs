@@ -106,6 +106,8 @@ mod memory;
 mod monitor;
 mod owner;
 mod pagemap;
+#[cfg(any(feature = "uring", feature = "vfio"))]
+mod populate;
 mod refusal;
 mod regions;
 mod space;

@@ -70,6 +70,7 @@ pub enum Refusal {
 
 /// What was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Facility {
     /// `userfaultfd(2)`.
     Userfaultfd,
@@ -77,6 +78,8 @@ pub enum Facility {
     IoUring,
     /// A VFIO container with an IOMMU of type 1.
     Vfio,
+    /// `MADV_POPULATE_WRITE`: Linux 5.14.
+    PopulateWrite,
 }
 
 impl fmt::Display for Facility {
@@ -85,6 +88,7 @@ impl fmt::Display for Facility {
             Self::Userfaultfd => "userfaultfd",
             Self::IoUring => "io_uring",
             Self::Vfio => "VFIO container of type 1",
+            Self::PopulateWrite => "MADV_POPULATE_WRITE (Linux 5.14)",
         })
     }
 }
@@ -105,6 +109,7 @@ impl fmt::Display for Refusal {
             Self::Denied(Facility::Vfio) => {
                 f.write_str("VFIO is forbidden (EPERM): see the rights of /dev/vfio and the group's devices")
             }
+            Self::Denied(what @ Facility::PopulateWrite) => write!(f, "{what} is forbidden (EPERM)"),
             Self::Features(bits) => write!(f, "this kernel's userfaultfd lacks the features {bits:#x}"),
             Self::Descriptors => f.write_str("out of file descriptors (EMFILE): raise RLIMIT_NOFILE"),
             Self::LockedMemory(limit) => {

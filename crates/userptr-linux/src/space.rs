@@ -110,8 +110,8 @@ impl AddressSpace for Linux {
     }
 
     unsafe fn unpin(&self, _pages: &[usize], _usage: Usage) {
-        // The device's registration is the pin, and it was taken away by `Device::unmap`. The
-        // kernel has marked dirty what the device wrote.
+        // The device's registration is the pin, and it was taken away by `Device::unmap`. What the
+        // device may write was marked dirty when it was pinned (see `populate`).
     }
 
     fn frame(&self, page: usize) -> usize {

@@ -7,7 +7,7 @@
 //!
 //! | [`Device`] | io_uring |
 //! |---|---|
-//! | `prepare` | a slot of the sparse buffer table is filled, with a tag |
+//! | `prepare` | a slot of the sparse buffer table is filled, with a tag; the pages are marked dirty |
 //! | a lease | a request may name the slot |
 //! | `stop` | no request that has not been submitted is; the slot is cleared |
 //! | `wait_idle` | the tag's completion: no request uses the pages any more |
@@ -16,6 +16,12 @@
 //! purpose: completions run in the thread that submitted, and one that is blocked in `munmap` until
 //! its own I/O is done would never complete it. That thread, `stop`, `wait_idle` and `unmap`
 //! allocate nothing and take only the device's own lock, across which nothing is allocated.
+//!
+//! # What the device wrote
+//! The kernel marks no page dirty that it pins for a fixed buffer, so reclaim could drop what the
+//! device wrote: after `MADV_FREE`, in shared memory that was only read. `prepare` marks them all
+//! ([rule 35](userptr::docs::protocol#rule-35)). `MADV_FREE` on a buffer while a request is in
+//! flight gives up what that request writes, also what it writes later.
 //!
 //! # What the kernel refuses
 //! Read-only mappings, holes, shared mappings of files on disk (`EFAULT`); more than 1 GiB in one
@@ -28,6 +34,7 @@ mod table;
 
 pub use op::{Direction, Op, Part};
 
+use crate::populate::{self, populate_write};
 use crate::{Facility, Linux, Owner, Refusal, helper};
 use core::fmt;
 use core::time::Duration;
@@ -107,6 +114,10 @@ impl Uring {
                 return Err(Refusal::Size { asked, max });
             }
         }
+        if !populate::is_supported() {
+            // Without it, what a device writes can be lost (rule 35).
+            return Err(Refusal::Missing(Facility::PopulateWrite));
+        }
         let table = Table::new(slots, requests)?;
         let shared = Arc::new(Shared::open(table, slots, requests)?);
         let ring = {
@@ -175,7 +186,13 @@ impl Device for Uring {
                 errno => self.refuse(Refusal::Errno(errno)),
             });
         }
-        Ok(Slot { index, serial, address: what.address, bytes })
+        let slot = Slot { index, serial, address: what.address, bytes };
+        if let Err(why) = populate_write(what.address, bytes) {
+            // What refuses a write was mapped after the pin, or made read-only.
+            self.unmap(slot);
+            return Err(self.refuse(why));
+        }
+        Ok(slot)
     }
 
     fn stop(&self, map: &Slot) {

@@ -29,6 +29,7 @@ mod limits;
 mod locks;
 mod owner;
 mod races;
+mod reclaim;
 mod stack;
 mod threads;
 mod uffd;
