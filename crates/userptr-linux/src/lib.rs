@@ -274,9 +274,7 @@ impl Linux {
     }
 
     fn build(options: Options, watch: Watch) -> Result<Self, Refusal> {
-        // SAFETY: takes no pointer.
-        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-        let page = usize::try_from(page).map_err(|_| Refusal::Errno(libc::EINVAL))?;
+        let page = memory::page_size();
         let shared = Arc::new(Shared {
             owner: Owner::mark(page)?,
             options,

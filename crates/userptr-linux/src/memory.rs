@@ -365,7 +365,8 @@ impl fmt::Debug for Memory {
     }
 }
 
-fn page_size() -> usize {
+/// Returns the size of a page, in bytes.
+pub(crate) fn page_size() -> usize {
     // SAFETY: takes no pointer.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(size).unwrap_or(4096)

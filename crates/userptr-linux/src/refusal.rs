@@ -39,6 +39,9 @@ pub enum Refusal {
     /// A mapping of the device could not be taken away, with this errno: the device may still reach
     /// its pages, which stay pinned.
     Stuck(i32),
+    /// The io_uring answers no more, for this errno. `EBADF`: something in this process closed its
+    /// descriptors.
+    RingLost(i32),
     /// The crate's own table is full; it holds this many.
     Table(usize),
     /// A table of this size cannot be made (`EINVAL`): its entries are 1 to `max`.
@@ -134,6 +137,10 @@ impl fmt::Display for Refusal {
                 f,
                 "a mapping could not be taken away (errno {errno}): reset the device, then try again"
             ),
+            Self::RingLost(libc::EBADF) => f.write_str(
+                "the io_uring is lost (EBADF): something in this process closed its descriptors; open a new one",
+            ),
+            Self::RingLost(errno) => write!(f, "the io_uring is lost (errno {errno}): open a new one"),
             Self::Table(size) => write!(f, "all {size} entries of the table are taken"),
             Self::Size { asked, max } => write!(f, "a table of {asked} entries (EINVAL): ask for 1 to {max}"),
             Self::Claimed => {
@@ -164,7 +171,7 @@ impl From<Refusal> for Error {
                 Self::NoDevice
             }
             Refusal::Unwatchable => Self::Unwatchable,
-            Refusal::Stuck(_) => Self::DeviceLost,
+            Refusal::Stuck(_) | Refusal::RingLost(_) => Self::DeviceLost,
             Refusal::Seccomp(_) | Refusal::Denied(_) => Self::Permission,
             Refusal::Descriptors => Self::Descriptors,
             Refusal::LockedMemory(_) => Self::LockedMemory,

@@ -65,11 +65,15 @@ pub struct Setup {
     /// How long an invalidation waits for leases and for requests in flight; see
     /// [`Limits::deadline`].
     pub deadline: Option<Duration>,
+    /// Whether an invalidation cancels the requests in flight on its buffer, so that it does not
+    /// wait for a silent pipe or socket. A request that the kernel is in the middle of, on a disk
+    /// for example, ends by itself. The result of a cancelled one is `ECANCELED`. Off by default.
+    pub cancel: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { slots: 1024, requests: 64, deadline: Some(DEADLINE) }
+        Self { slots: 1024, requests: 64, deadline: Some(DEADLINE), cancel: false }
     }
 }
 
@@ -108,7 +112,7 @@ impl Uring {
     /// # Errors
     /// [`Refusal`], with the cause. [`Refusal::Size`]: a number in `setup` is zero or too large.
     pub fn open(setup: Setup) -> Result<Self, Refusal> {
-        let Setup { slots, requests, deadline } = setup;
+        let Setup { slots, requests, deadline, cancel } = setup;
         for (asked, max) in [(slots, MAX_SLOTS), (requests, MAX_REQUESTS)] {
             if asked == 0 || asked > max {
                 return Err(Refusal::Size { asked, max });
@@ -118,7 +122,7 @@ impl Uring {
             // Without it, what a device writes can be lost (rule 35).
             return Err(Refusal::Missing(Facility::PopulateWrite));
         }
-        let table = Table::new(slots, requests)?;
+        let table = Table::new(slots, requests, cancel)?;
         let shared = Arc::new(Shared::open(table, slots, requests)?);
         let ring = {
             let shared = Arc::clone(&shared);
@@ -131,8 +135,9 @@ impl Uring {
         let wakers = match wakers {
             Ok(wakers) => wakers,
             Err(why) => {
-                shared.end();
-                let _ = ring.join();
+                if shared.end() {
+                    let _ = ring.join();
+                }
                 return Err(why);
             }
         };
@@ -142,12 +147,21 @@ impl Uring {
     /// Why the last buffer was refused that was refused.
     #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
+        if !self.shared.owner.is_me() {
+            return None;
+        }
+        if let Some(errno) = self.shared.table().lost() {
+            return Some(Refusal::RingLost(errno));
+        }
         *self.shared.refusal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The number of buffers that are registered, and of requests that are in flight.
     #[must_use]
     pub fn in_use(&self) -> (usize, usize) {
+        if !self.shared.owner.is_me() {
+            return (0, 0);
+        }
         self.shared.table().in_use()
     }
 
@@ -174,7 +188,13 @@ impl Device for Uring {
         let page = self.shared.page;
         let bytes =
             what.pages.len().checked_mul(page).filter(|bytes| *bytes <= MAX_BYTES).ok_or(Error::TooBig)?;
-        let slot = self.shared.table().take_slot();
+        let (lost, slot) = {
+            let mut table = self.shared.table();
+            (table.lost(), table.take_slot())
+        };
+        if let Some(errno) = lost {
+            return Err(self.refuse(Refusal::RingLost(errno)));
+        }
         let Some((index, serial)) = slot else {
             return Err(self.refuse(Refusal::Table(self.shared.table().slots())));
         };
@@ -196,12 +216,16 @@ impl Device for Uring {
     }
 
     fn stop(&self, map: &Slot) {
-        if self.shared.table().stop(map.index, map.serial) {
-            self.shared.wake.add(1);
+        if self.shared.owner.is_me() && self.shared.table().stop(map.index, map.serial) {
+            self.shared.wake();
         }
     }
 
     fn wait_idle(&self, map: &Slot, timeout: Option<Duration>) -> Outcome {
+        if !self.shared.owner.is_me() {
+            // A forked child: the ring, its thread and the pins are the parent's.
+            return Outcome::Idle;
+        }
         // A release without an invalidation comes without a stop.
         self.stop(map);
         self.shared
@@ -214,9 +238,17 @@ impl Device for Uring {
     }
 
     fn unmap(&self, map: Slot) {
-        if self.shared.owner.is_me() && self.shared.table().phase(map.index, map.serial) == Phase::Live {
-            // It never began: no request ever named the slot.
-            self.shared.clear(map.index);
+        if !self.shared.owner.is_me() {
+            return;
+        }
+        // Live: it never began, and no request ever named the slot.
+        if self.shared.table().phase(map.index, map.serial) == Phase::Live
+            && self.shared.clear(map.index).is_err()
+        {
+            // The ring is lost, or the kernel had no memory, which the ring's thread tries again.
+            // The place in the table is not used again.
+            self.stop(&map);
+            return;
         }
         self.shared.table().free_slot(map.index, map.serial);
     }
@@ -226,13 +258,20 @@ impl Drop for Uring {
     fn drop(&mut self) {
         let Some(threads) = self.threads.take() else { return };
         if !self.shared.owner.is_me() {
-            // A forked child: the threads are not here.
+            // A forked child: the threads are not here, and their references to the ring are never
+            // dropped. So it does not unmap the queues, which it did not inherit: what lies at
+            // their addresses by now is the child's own.
             core::mem::forget(threads);
             return;
         }
-        self.shared.end();
-        // A thread that panicked has said so already.
-        let _ = threads.ring.join();
+        if self.shared.end() {
+            // A thread that panicked has said so already.
+            let _ = threads.ring.join();
+        }
+        if self.shared.table().lost() == Some(libc::EBADF) {
+            // Somebody closed the descriptors: their numbers are not ours to close any more.
+            core::mem::forget(Arc::clone(&self.shared));
+        }
         if threads.wakers.thread().id() == std::thread::current().id() {
             // Dropped in a waker: its thread ends after that by itself.
             return;

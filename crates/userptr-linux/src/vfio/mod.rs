@@ -89,6 +89,7 @@ pub use info::{Capabilities, Malformed};
 pub use iova::IovaRange;
 pub use mapping::Mapping;
 
+use crate::memory::page_size;
 use crate::{Linux, Owner, Refusal};
 use core::fmt;
 use core::time::Duration;
@@ -217,8 +218,7 @@ impl<Q: Quiesce, C: Container> Vfio<Q, C> {
     /// too large ([`Refusal::LargePages`]), it has no addresses in the window ([`Refusal::Iova`] of
     /// one page), no memory.
     pub fn open(container: C, driver: Q, setup: Setup) -> Result<Self, Refusal> {
-        // SAFETY: takes no pointer.
-        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+        let page = page_size();
         let capabilities = container::capabilities(&container)?;
         let smallest = capabilities.smallest_page();
         if smallest > page as u64 {

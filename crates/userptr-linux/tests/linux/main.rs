@@ -23,6 +23,7 @@ mod stale {
 
 mod awaited;
 mod child;
+mod child_drops;
 mod device;
 mod fork;
 mod limits;
@@ -30,6 +31,7 @@ mod locks;
 mod owner;
 mod races;
 mod reclaim;
+mod ring;
 mod stack;
 mod threads;
 mod uffd;
