@@ -33,6 +33,16 @@ mod races;
 mod reclaim;
 mod ring;
 mod stack;
+#[path = "../../examples/stress"]
+mod stress {
+    #![allow(dead_code, reason = "shared with the example")]
+    pub(crate) mod buffers;
+    pub(crate) mod changes;
+    pub(crate) mod plan;
+    pub(crate) mod run;
+    use crate::stale::{io, memory};
+}
+mod stressed;
 mod threads;
 mod uffd;
 mod unmapped;
