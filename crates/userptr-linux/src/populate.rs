@@ -22,8 +22,9 @@
 //! VFIO needs it for nothing that the device may write: it pins by the slow path, which marks
 //! dirty, and marks again what it unpins (`put_pfn` in `drivers/vfio/vfio_iommu_type1.c`).
 
-use crate::{Refusal, errno};
+use crate::{Refusal, errno, uffd};
 use core::ptr;
+use userptr::AddrRange;
 
 /// Returns whether the kernel has `MADV_POPULATE_WRITE`: since Linux 5.14.
 #[cfg(feature = "uring")]
@@ -58,8 +59,6 @@ pub(crate) fn populate_write(address: usize, bytes: usize) -> Result<(), Refusal
 }
 
 /// Returns whether every page of the range is mapped.
-fn is_mapped(address: usize, bytes: usize) -> bool {
-    // `msync` with `MS_ASYNC` only walks the mappings; `ENOMEM` says that some are missing.
-    // SAFETY: changes nothing.
-    unsafe { libc::msync(ptr::without_provenance_mut(address), bytes, libc::MS_ASYNC) == 0 }
+pub(crate) fn is_mapped(address: usize, bytes: usize) -> bool {
+    AddrRange::new(address, bytes).is_ok_and(uffd::is_mapped)
 }

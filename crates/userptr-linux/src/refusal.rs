@@ -29,6 +29,12 @@ pub enum Refusal {
     Threads,
     /// `ENOSPC`: the VFIO container takes no more mappings.
     DmaEntries,
+    /// `EEXIST`: the VFIO container has a mapping at the addresses already that is not ours. Somebody
+    /// else maps in it.
+    Overlap,
+    /// The answer of the VFIO container about itself was not understood.
+    #[cfg(feature = "vfio")]
+    Malformed(crate::vfio::Malformed),
     /// No free range of device addresses (IOVA) is large enough for this many bytes.
     Iova(u64),
     /// The smallest page of the IOMMU, in bytes, is larger than the processor's.
@@ -56,8 +62,8 @@ pub enum Refusal {
     Claimed,
     /// Nothing is mapped in the range, or a part of it is not (`EFAULT`).
     Unmapped,
-    /// The kernel does not pin the range for the device (`EFAULT`): a part of it is not mapped,
-    /// read-only, or shared with a file on disk.
+    /// The kernel does not pin the range for the device (`EFAULT`), though all of it is mapped: a
+    /// part is read-only, memory of a device, or shared with a file on disk.
     Unpinnable,
     /// A mapping in the range cannot be watched: without `UFFD_FEATURE_WP_ASYNC` that is every file
     /// and every SysV segment, with it, a shared mapping of a file that was opened for reading
@@ -123,6 +129,11 @@ impl fmt::Display for Refusal {
             Self::DmaEntries => f.write_str(
                 "the container takes no more mappings (ENOSPC): map fewer, larger ranges, or raise dma_entry_limit of vfio_iommu_type1",
             ),
+            Self::Overlap => {
+                f.write_str("the container has another mapping there (EEXIST): share one Vfio per container")
+            }
+            #[cfg(feature = "vfio")]
+            Self::Malformed(why) => write!(f, "the container's answer about itself: {why}"),
             Self::Iova(bytes) => write!(
                 f,
                 "no {bytes} bytes of device addresses are free: release mappings, or widen the window"
@@ -148,7 +159,7 @@ impl fmt::Display for Refusal {
             }
             Self::Unmapped => f.write_str("the range is not mapped (EFAULT)"),
             Self::Unpinnable => f.write_str(
-                "the kernel does not pin this range for writing (EFAULT): it is not mapped, read-only, or shared with a file on disk",
+                "the kernel does not pin this range for the device (EFAULT): a part is read-only, memory of a device, or shared with a file on disk",
             ),
             Self::Unwatchable => {
                 f.write_str("a mapping in the range cannot be watched: map it privately or as memfd")
@@ -179,6 +190,8 @@ impl From<Refusal> for Error {
             Refusal::Threads => Self::Threads,
             Refusal::Table(_) => Self::Slots,
             Refusal::DmaEntries | Refusal::Iova(_) => Self::Limit,
+            #[cfg(feature = "vfio")]
+            Refusal::Malformed(_) => Self::NoDevice,
             Refusal::Claimed => Self::Claimed,
             Refusal::Unmapped => Self::Fault,
             Refusal::Unpinnable => Self::Unpinnable,
@@ -186,7 +199,7 @@ impl From<Refusal> for Error {
             Refusal::Memory => Self::NoMemory,
             Refusal::Errno(libc::EINTR) => Self::Interrupted,
             Refusal::Errno(libc::EAGAIN) => Self::Again,
-            Refusal::Size { .. } | Refusal::Errno(_) => Self::Invalid,
+            Refusal::Size { .. } | Refusal::Overlap | Refusal::Errno(_) => Self::Invalid,
         }
     }
 }

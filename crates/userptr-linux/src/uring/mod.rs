@@ -24,7 +24,7 @@
 //! flight gives up what that request writes, also what it writes later.
 //!
 //! # What the kernel refuses
-//! Read-only mappings, holes, shared mappings of files on disk (`EFAULT`); more than 1 GiB in one
+//! Holes, read-only mappings, shared mappings of files on disk (`EFAULT`); more than 1 GiB in one
 //! buffer (`E2BIG`, at registration); more than `RLIMIT_MEMLOCK` without `CAP_IPC_LOCK` (`ENOSPC`;
 //! whole folios are charged). [`Uring::refusal`] tells the cause.
 
@@ -34,7 +34,7 @@ mod table;
 
 pub use op::{Direction, Op, Part};
 
-use crate::populate::{self, populate_write};
+use crate::populate::{self, is_mapped, populate_write};
 use crate::{Facility, Linux, Owner, Refusal, helper};
 use core::fmt;
 use core::time::Duration;
@@ -201,7 +201,10 @@ impl Device for Uring {
         if let Err(errno) = self.shared.fill(index, serial, what.address, bytes) {
             self.shared.table().free_slot(index, serial);
             return Err(match errno {
-                libc::EFAULT | libc::EOPNOTSUPP => self.refuse(Refusal::Unpinnable),
+                libc::EFAULT | libc::EOPNOTSUPP if is_mapped(what.address, bytes) => {
+                    self.refuse(Refusal::Unpinnable)
+                }
+                libc::EFAULT | libc::EOPNOTSUPP => self.refuse(Refusal::Unmapped),
                 libc::ENOMEM => self.refuse(Refusal::of_pinning()),
                 errno => self.refuse(Refusal::Errno(errno)),
             });

@@ -55,7 +55,8 @@
 //! | ranges of addresses ([`Capabilities::ranges`]) and the window of [`Setup`] | `ENOSPC`, [`Refusal::Iova`] |
 //! | [`Setup::mappings`] | `ENOSPC`, [`Refusal::Table`] |
 //! | page sizes of the IOMMU ([`Capabilities::page_sizes`]): one above the processor's | `ENODEV` at the start, [`Refusal::LargePages`] |
-//! | a hole, memory of a device | `EFAULT`, [`Refusal::Unmapped`] |
+//! | a hole | `EFAULT`, [`Refusal::Unmapped`] |
+//! | read-only memory for an object that the device may write, memory of a device | `EFAULT`, [`Refusal::Unpinnable`] |
 //! | read-only memory before Linux 6.2, for a read-only object | `ENODEV`, [`Refusal::ReadOnlyPages`] |
 //!
 //! None of them sticks but `EFAULT`, and nothing is left behind. [`Vfio::refusal`] tells the cause.

@@ -31,6 +31,7 @@ mod locks;
 mod owner;
 mod races;
 mod reclaim;
+mod refused;
 mod ring;
 mod stack;
 #[path = "../../examples/stress"]
