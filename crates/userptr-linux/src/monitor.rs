@@ -27,7 +27,7 @@ const VACANCY: Duration = Duration::from_secs(1);
 /// How often a held unmapper's devices are looked at.
 const STRICT_TICK: Duration = Duration::from_micros(100);
 
-type Slot = Option<Ref<Notifier<Std>, Std>>;
+pub(super) type Slot = Option<Ref<Notifier<Std>, Std>>;
 
 /// Who is told, and which discards are still in their grace.
 #[derive(Debug)]
@@ -128,6 +128,12 @@ impl Shared {
         self.vacancy.notify_one();
         // The last reference may free: not under the lock.
         drop(gone);
+    }
+
+    /// Everybody who is told, to be called without a lock.
+    #[cfg(feature = "uring")]
+    pub(super) fn notifiers(&self) -> [Slot; MAX_NOTIFIERS] {
+        self.told().notifiers.clone()
     }
 
     /// See [`AddressSpace::quiet`](userptr::AddressSpace::quiet), and [the

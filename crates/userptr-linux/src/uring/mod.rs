@@ -23,6 +23,12 @@
 //! ([rule 35](userptr::docs::protocol#rule-35)). `MADV_FREE` on a buffer while a request is in
 //! flight gives up what that request writes, also what it writes later.
 //!
+//! # What comes late
+//! An object whose request is still in flight at the deadline is quarantined. When the request is
+//! done, the quarantine ends by itself, and the pages are released; an object that is not
+//! synchronised waits for [`retry_quarantined`](userptr::Context::retry_quarantined). With
+//! [`Setup::cancel`] the request does not last so long.
+//!
 //! # What the kernel refuses
 //! Holes, read-only mappings, shared mappings of files on disk (`EFAULT`); more than 1 GiB in one
 //! buffer (`E2BIG`, at registration); more than `RLIMIT_MEMLOCK` without `CAP_IPC_LOCK` (`ENOSPC`;
@@ -35,16 +41,17 @@ mod table;
 pub use op::{Direction, Op, Part};
 
 use crate::populate::{self, is_mapped, populate_write};
-use crate::{Facility, Linux, Owner, Refusal, helper};
+use crate::{Facility, Linux, Owner, Quarantine, Refusal, helper};
 use core::fmt;
 use core::time::Duration;
-use ring::Shared;
+use ring::{Shared, retries};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
-use table::{Phase, Table};
+use table::{Late, Phase, Table};
+use userptr::AddrRange;
 use userptr::Error;
 use userptr::device::{Device, Limits, Prepare};
-use userptr::notifier::Outcome;
+use userptr::notifier::{Event, Outcome};
 
 /// The largest fixed buffer, in bytes.
 pub const MAX_BYTES: usize = 1 << 30;
@@ -87,6 +94,7 @@ pub struct Uring {
 struct Threads {
     ring: JoinHandle<()>,
     wakers: JoinHandle<()>,
+    retries: JoinHandle<()>,
 }
 
 /// A filled slot of the buffer table.
@@ -96,6 +104,8 @@ pub struct Slot {
     serial: u64,
     address: usize,
     bytes: usize,
+    /// Whom to tell if the pages become idle too late.
+    late: Late,
 }
 
 impl Slot {
@@ -132,16 +142,21 @@ impl Uring {
             let shared = Arc::clone(&shared);
             helper::spawn("userptr-wakers", move || shared.run_wakers())
         };
-        let wakers = match wakers {
-            Ok(wakers) => wakers,
-            Err(why) => {
+        let retries = {
+            let shared = Arc::clone(&shared);
+            helper::spawn("userptr-retries", move || shared.run_retries())
+        };
+        let (wakers, retries) = match (wakers, retries) {
+            (Ok(wakers), Ok(retries)) => (wakers, retries),
+            (Err(why), _) | (_, Err(why)) => {
+                // A thread that was started ends with the ring.
                 if shared.end() {
                     let _ = ring.join();
                 }
                 return Err(why);
             }
         };
-        Ok(Self { shared, threads: Some(Threads { ring, wakers }), deadline })
+        Ok(Self { shared, threads: Some(Threads { ring, wakers, retries }), deadline })
     }
 
     /// Why the last buffer was refused that was refused.
@@ -188,6 +203,8 @@ impl Device for Uring {
         let page = self.shared.page;
         let bytes =
             what.pages.len().checked_mul(page).filter(|bytes| *bytes <= MAX_BYTES).ok_or(Error::TooBig)?;
+        let late =
+            Late { range: AddrRange::new(what.address, bytes)?, quarantine: Quarantine::of(what.space) };
         let (lost, slot) = {
             let mut table = self.shared.table();
             (table.lost(), table.take_slot())
@@ -195,7 +212,7 @@ impl Device for Uring {
         if let Some(errno) = lost {
             return Err(self.refuse(Refusal::RingLost(errno)));
         }
-        let Some((index, serial)) = slot else {
+        let Some((index, serial, _before)) = slot else {
             return Err(self.refuse(Refusal::Table(self.shared.table().slots())));
         };
         if let Err(errno) = self.shared.fill(index, serial, what.address, bytes) {
@@ -209,7 +226,7 @@ impl Device for Uring {
                 errno => self.refuse(Refusal::Errno(errno)),
             });
         }
-        let slot = Slot { index, serial, address: what.address, bytes };
+        let slot = Slot { index, serial, address: what.address, bytes, late };
         if let Err(why) = populate_write(what.address, bytes) {
             // What refuses a write was mapped after the pin, or made read-only.
             self.unmap(slot);
@@ -231,13 +248,30 @@ impl Device for Uring {
         }
         // A release without an invalidation comes without a stop.
         self.stop(map);
-        self.shared
+        let timeout = if retries() { Some(Duration::ZERO) } else { timeout };
+        let outcome = self
+            .shared
             .wait(timeout, |table| match table.phase(map.index, map.serial) {
                 _ if table.is_lost() => Some(Outcome::DeviceLost),
                 Phase::Idle | Phase::Free => Some(Outcome::Idle),
                 Phase::Live | Phase::Stopping | Phase::Cleared => None,
             })
-            .unwrap_or(Outcome::TimedOut)
+            .unwrap_or(Outcome::TimedOut);
+        if outcome == Outcome::TimedOut {
+            // The tag will come, or has come a moment ago.
+            let _before = {
+                let mut table = self.shared.table();
+                table.give_up(map.index, map.serial, map.late.clone())
+            };
+        }
+        outcome
+    }
+
+    fn event(&self, event: Event) {
+        // A tag that came between the timeout and the quarantine found nothing to try again.
+        if matches!(event, Event::Quarantined(_, Outcome::TimedOut)) && self.shared.owner.is_me() {
+            self.shared.retry();
+        }
     }
 
     fn unmap(&self, map: Slot) {
@@ -275,7 +309,12 @@ impl Drop for Uring {
             // Somebody closed the descriptors: their numbers are not ours to close any more.
             core::mem::forget(Arc::clone(&self.shared));
         }
-        if threads.wakers.thread().id() == std::thread::current().id() {
+        let me = std::thread::current().id();
+        // Dropped at the end of a quarantine: the thread ends after that by itself.
+        if threads.retries.thread().id() != me {
+            let _ = threads.retries.join();
+        }
+        if threads.wakers.thread().id() == me {
             // Dropped in a waker: its thread ends after that by itself.
             return;
         }

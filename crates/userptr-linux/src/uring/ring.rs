@@ -4,6 +4,7 @@ use super::table::{Ask, Next, Table};
 use super::{Direction, Facility, Owner, Refusal};
 use crate::memory::page_size;
 use crate::{EventFd, errno};
+use core::cell::Cell;
 use core::time::Duration;
 use core::{mem, ptr};
 use io_uring::{IoUring, opcode, squeue, types};
@@ -20,6 +21,18 @@ const WAKE: u64 = 1 << 62;
 /// Marks the completion of a cancel. What became of the request is in the request's own.
 const CANCEL: u64 = 1 << 61;
 
+std::thread_local! {
+    /// Whether the thread tries objects again that were given up. It comes when a tag came, and
+    /// waits for no other.
+    static RETRIES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread is such a one.
+pub(super) fn retries() -> bool {
+    // A thread that is ending has lost its thread-local data: it is none.
+    RETRIES.try_with(Cell::get).unwrap_or(false)
+}
+
 pub(super) struct Shared {
     /// # Invariants
     /// Its two queues are touched by the ring's thread only.
@@ -28,6 +41,8 @@ pub(super) struct Shared {
     changed: Condvar,
     /// An awaited request is done, or the ring has ended.
     done: Condvar,
+    /// An object that was given up is to be tried again, or the ring has ended.
+    late: Condvar,
     /// Polled by the ring itself, so that its thread waits for one thing only, and needs no call
     /// that the limit of descriptors could refuse.
     wake: EventFd,
@@ -61,6 +76,7 @@ impl Shared {
             table: Mutex::new(table),
             changed: Condvar::new(),
             done: Condvar::new(),
+            late: Condvar::new(),
             wake: EventFd::open()?,
             owner: Owner::mark(page)?,
             page,
@@ -151,6 +167,7 @@ impl Shared {
         self.table().lose(errno);
         self.changed.notify_all();
         self.done.notify_all();
+        self.late.notify_all();
     }
 
     /// The ring's thread.
@@ -210,6 +227,37 @@ impl Shared {
                 return;
             } else {
                 table = self.done.wait(table).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    /// Has the objects tried again that were given up and whose tag has come since.
+    pub(super) fn retry(&self) {
+        self.table().retry = true;
+        self.late.notify_one();
+    }
+
+    /// The thread that tries them again. Not the ring's: the end of a quarantine frees memory, and
+    /// may drop the device.
+    pub(super) fn run_retries(&self) {
+        RETRIES.set(true);
+        let mut table = self.table();
+        while !table.is_lost() {
+            if !table.take_retry() {
+                table = self.late.wait(table).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let mut index = 0;
+            while let Some((at, late)) = table.next_late(index) {
+                index = at.saturating_add(1);
+                drop(table);
+                // Another device of the address space may be the user's code.
+                let retry = AssertUnwindSafe(|| late.quarantine.retry(late.range));
+                if let Err(payload) = catch_unwind(retry) {
+                    mem::forget(payload);
+                }
+                drop(late);
+                table = self.table();
             }
         }
     }
@@ -300,6 +348,9 @@ impl Shared {
                 table.complete(usize::try_from(data).unwrap_or(usize::MAX), completion.result());
             } else if let Ok(slot) = u16::try_from(data & u64::from(u16::MAX)) {
                 table.tagged(slot, data.wrapping_shr(16) & SERIAL);
+                if table.retry {
+                    self.late.notify_one();
+                }
             }
         }
         if any {

@@ -1,10 +1,11 @@
 //! What the ring is doing: its buffer slots and its requests, in tables of fixed size.
 
 use super::Direction;
-use crate::Refusal;
+use crate::{Quarantine, Refusal};
 use core::mem;
 use core::task::Waker;
 use std::os::fd::RawFd;
+use userptr::AddrRange;
 
 /// Where a slot of the buffer table stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,15 @@ struct Entry {
     serial: u64,
     /// Requests between the look at the slot and the kernel's.
     submitting: usize,
+    /// A revocation gave up waiting for the tag, so the object was quarantined, or is about to be.
+    late: Option<Late>,
+}
+
+/// Where the object of a slot is that was given up.
+#[derive(Clone, Debug)]
+pub(super) struct Late {
+    pub(super) range: AddrRange,
+    pub(super) quarantine: Quarantine,
 }
 
 /// What a request asks.
@@ -93,6 +103,8 @@ pub(super) struct Table {
     serial: u64,
     /// Requests in flight are cancelled when their slot is taken away.
     cancels: bool,
+    /// The object of a slot whose tag came late is to be tried again.
+    pub(super) retry: bool,
     stop: bool,
     /// The errno that the ring was lost for; 0: it was ended.
     lost: Option<i32>,
@@ -109,13 +121,14 @@ impl Table {
             cancelled: false,
             serial: 0,
             cancels,
+            retry: false,
             stop: false,
             lost: None,
         };
         table.slots.try_reserve_exact(slots.into()).map_err(|_| Refusal::Memory)?;
         table.requests.try_reserve_exact(requests.into()).map_err(|_| Refusal::Memory)?;
         table.wakers.try_reserve_exact(requests.into()).map_err(|_| Refusal::Memory)?;
-        table.slots.resize(slots.into(), Entry { phase: Phase::Free, serial: 0, submitting: 0 });
+        table.slots.resize(slots.into(), Entry { phase: Phase::Free, serial: 0, submitting: 0, late: None });
         table.requests.resize(requests.into(), Request::Free);
         table.wakers.resize(requests.into(), None);
         Ok(table)
@@ -131,12 +144,13 @@ impl Table {
         (slots, self.requests.iter().filter(busy).count())
     }
 
-    /// An empty slot, for a new filling.
-    pub(super) fn take_slot(&mut self) -> Option<(u16, u64)> {
+    /// An empty slot, for a new filling. Gives back what is to be dropped outside of the lock.
+    pub(super) fn take_slot(&mut self) -> Option<(u16, u64, Option<Late>)> {
         let (index, slot) = self.slots.iter_mut().enumerate().find(|(_, slot)| slot.phase == Phase::Free)?;
         self.serial = self.serial.wrapping_add(1) & super::ring::SERIAL;
-        *slot = Entry { phase: Phase::Live, serial: self.serial, submitting: 0 };
-        Some((u16::try_from(index).ok()?, self.serial))
+        let entry = Entry { phase: Phase::Live, serial: self.serial, submitting: 0, late: None };
+        let before = mem::replace(slot, entry);
+        Some((u16::try_from(index).ok()?, self.serial, before.late))
     }
 
     fn slot(&mut self, index: u16, serial: u64) -> Option<&mut Entry> {
@@ -181,11 +195,35 @@ impl Table {
 
     /// The tag of a filling came.
     pub(super) fn tagged(&mut self, index: u16, serial: u64) {
-        if let Some(slot) = self.slot(index, serial)
+        if let Some(slot) = self.slots.get_mut(usize::from(index))
+            && slot.serial == serial
             && slot.phase == Phase::Cleared
         {
             slot.phase = Phase::Idle;
+            self.retry |= slot.late.is_some();
         }
+    }
+
+    /// Nobody waits for the tag any more. Gives back what is to be dropped outside of the lock.
+    pub(super) fn give_up(&mut self, index: u16, serial: u64, late: Late) -> Option<Late> {
+        match self.slot(index, serial) {
+            Some(slot) => slot.late.replace(late),
+            None => Some(late),
+        }
+    }
+
+    /// Whether objects are to be tried again, since the last call.
+    pub(super) fn take_retry(&mut self) -> bool {
+        mem::take(&mut self.retry)
+    }
+
+    /// The first slot from `index` on whose tag came after its revocation had given up.
+    pub(super) fn next_late(&self, index: usize) -> Option<(usize, Late)> {
+        let mut slots = self.slots.iter().enumerate().skip(index);
+        slots.find_map(|(index, slot)| {
+            let late = slot.late.as_ref().filter(|_| slot.phase == Phase::Idle)?;
+            Some((index, late.clone()))
+        })
     }
 
     /// Queues a request; its number, or `None`: all are taken.
@@ -392,7 +430,7 @@ mod tests {
     #[test]
     fn a_request_that_completes_while_it_is_submitted_lets_go_of_its_slot() {
         let mut table = Table::new(1, 2, false).unwrap();
-        let (slot, serial) = table.take_slot().unwrap();
+        let (slot, serial, _) = table.take_slot().unwrap();
         let number = table.queue(ask(slot, serial)).unwrap();
         assert!(matches!(table.next_to_submit(), Some(Next::Request(n, _)) if n == number));
         assert!(table.stop(slot, serial));
@@ -405,7 +443,7 @@ mod tests {
     #[test]
     fn who_awaits_is_counted_whatever_becomes_of_the_request() {
         let mut table = Table::new(1, 2, false).unwrap();
-        let (slot, serial) = table.take_slot().unwrap();
+        let (slot, serial, _) = table.take_slot().unwrap();
         let [done, dropped] = [(); 2].map(|()| table.queue(ask(slot, serial)).unwrap());
         for number in [done, done, dropped] {
             assert_eq!(table.poll(number, Waker::noop().clone()).0, None);

@@ -26,6 +26,7 @@ mod child;
 mod child_drops;
 mod device;
 mod fork;
+mod late;
 mod limits;
 mod locks;
 mod owner;
