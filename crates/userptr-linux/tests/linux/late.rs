@@ -6,8 +6,9 @@ use crate::stale::io::Range;
 use crate::stale::memory;
 use std::io::Write;
 use std::time::Duration;
-use userptr::notifier::State;
-use userptr_linux::uring::{Direction, Op, Part, Setup, Uring};
+use userptr::notifier::{Event, State};
+use userptr::{Device, Error, Outcome, Prepare};
+use userptr_linux::uring::{Direction, Op, Part, Setup, Slot, Uring};
 use userptr_linux::{Linux, Options};
 
 const PAGE: usize = 4096;
@@ -75,5 +76,50 @@ scenario!(
         assert!(threads() > before, "the device was dropped under a request");
         drop(to);
         eventually("every thread ends", || threads() == before);
+    }
+);
+
+/// A ring whose buffers become idle after a wait has given up and before that is known.
+struct Between(Uring);
+
+impl Device for Between {
+    type Space = Linux;
+    type Map = Slot;
+
+    fn prepare(&self, what: Prepare<'_, Linux>) -> Result<Slot, Error> {
+        self.0.prepare(what)
+    }
+
+    fn wait_idle(&self, map: &Slot, _: Option<Duration>) -> Outcome {
+        // Asked without a stop before, the ring's thread has not even begun.
+        let outcome = self.0.wait_idle(map, Some(Duration::ZERO));
+        assert_eq!(self.0.wait_idle(map, None), Outcome::Idle);
+        outcome
+    }
+
+    fn unmap(&self, map: Slot) {
+        self.0.unmap(map);
+    }
+
+    fn event(&self, event: Event) {
+        self.0.event(event);
+    }
+}
+
+scenario!(
+    /// The tag comes before the quarantine: its end must not be missed.
+    s139_a_tag_between_the_timeout_and_the_quarantine,
+    30,
+    {
+        let ring = Uring::open(Setup::default()).unwrap();
+        let stack = Stack::with(Linux::open().unwrap(), Between(ring));
+        let range = memory::map(PAGE).unwrap();
+        let object = stack.object(range.address, range.bytes);
+        for _ in 0..50 {
+            drop(lease(&object));
+            let _ = object.put_pages();
+            eventually("not quarantined", || object.state() != State::Quarantined);
+        }
+        assert!(stack.context.stats().quarantined > 0, "nothing came late");
     }
 );
