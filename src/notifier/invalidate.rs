@@ -183,9 +183,15 @@ impl<P: Platform> Notifier<P> {
     /// for a driver that has reset its device. Runs in this thread under one deadline, and returns
     /// the worst outcome. Objects that wait for a lease are left to their last lease.
     pub fn retry_quarantined(&self) -> Outcome {
+        self.retry_quarantined_in(AddrRange::ALL)
+    }
+
+    /// As [`retry_quarantined`](Self::retry_quarantined), for the objects that overlap `range`: for
+    /// a driver that learns that its device has stopped using one of them.
+    pub fn retry_quarantined_in(&self, range: AddrRange) -> Outcome {
         let own = self.with(|core| {
             let mut own = ptr::null();
-            core.each(AddrRange::ALL, |_, attachment| {
+            core.each(range, |_, attachment| {
                 // SAFETY: the lock is held. A quarantined object that does not wait for leases has
                 // no owner but the quarantine, whose reference goes with the revocation from here
                 // on.
@@ -200,7 +206,7 @@ impl<P: Platform> Notifier<P> {
             own
         });
         let marked = Marked { own, superseded: false, met: false };
-        let mut pending = self.stop_all(AddrRange::ALL, marked, false);
+        let mut pending = self.stop_all(range, marked, false);
         let mut worst = Outcome::Idle;
         while let Some(sub) = pending.take() {
             worst = worst.max(pending.call(|| revoke::run(sub)));

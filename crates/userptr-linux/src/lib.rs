@@ -152,6 +152,8 @@ mod memory;
 mod monitor;
 mod owner;
 mod pagemap;
+#[cfg(any(feature = "uring", feature = "vfio"))]
+mod populate;
 mod refusal;
 mod regions;
 mod shards;
@@ -168,6 +170,8 @@ pub use memory::{Memory, OutOfRange};
 pub use monitor::MAX_NOTIFIERS;
 pub use refusal::{Facility, Refusal};
 pub use regions::MAX_REGIONS;
+#[cfg(feature = "uring")]
+pub(crate) use space::Quarantine;
 pub use space::{LinuxUsers, Registration};
 
 #[cfg_attr(not(feature = "uring"), allow(unused_imports, reason = "for the devices of this host"))]

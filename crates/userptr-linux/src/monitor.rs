@@ -28,7 +28,7 @@ pub const MAX_NOTIFIERS: usize = 8;
 /// so that of a released one may still be registered when the next one comes.
 const VACANCY: Duration = Duration::from_secs(1);
 
-type Slot = Option<Ref<Notifier<Std>, Std>>;
+pub(super) type Slot = Option<Ref<Notifier<Std>, Std>>;
 
 /// Who is told, and which discards are still in their grace.
 #[derive(Debug)]
@@ -137,6 +137,12 @@ impl Shared {
         self.vacancy.notify_one();
         // The last reference may free: not under the lock.
         drop(gone);
+    }
+
+    /// Everybody who is told, to be called without a lock.
+    #[cfg(feature = "uring")]
+    pub(super) fn notifiers(&self) -> [Slot; MAX_NOTIFIERS] {
+        self.told().notifiers.clone()
     }
 
     /// Opens a window, and counts the drivers that panicked in it.

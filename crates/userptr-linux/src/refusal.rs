@@ -32,6 +32,12 @@ pub enum Refusal {
     Threads,
     /// `ENOSPC`: the VFIO container takes no more mappings.
     DmaEntries,
+    /// `EEXIST`: the VFIO container has a mapping at the addresses already that is not ours. Somebody
+    /// else maps in it.
+    Overlap,
+    /// The answer of the VFIO container about itself was not understood.
+    #[cfg(feature = "vfio")]
+    Malformed(crate::vfio::Malformed),
     /// No free range of device addresses (IOVA) is large enough for this many bytes.
     Iova(u64),
     /// The smallest page of the IOMMU, in bytes, is larger than the processor's.
@@ -42,6 +48,9 @@ pub enum Refusal {
     /// A mapping of the device could not be taken away, with this errno: the device may still reach
     /// its pages, which stay pinned.
     Stuck(i32),
+    /// The io_uring answers no more, for this errno. `EBADF`: something in this process closed its
+    /// descriptors.
+    RingLost(i32),
     /// The crate's own table is full; it holds this many.
     Table(usize),
     /// Strict mode watches this many pieces of memory at most, each with a descriptor of its own.
@@ -59,8 +68,8 @@ pub enum Refusal {
     Claimed,
     /// Nothing is mapped in the range, or a part of it is not (`EFAULT`).
     Unmapped,
-    /// The kernel does not pin the range for the device (`EFAULT`): a part of it is not mapped,
-    /// read-only, or shared with a file on disk.
+    /// The kernel does not pin the range for the device (`EFAULT`), though all of it is mapped: a
+    /// part is read-only, memory of a device, or shared with a file on disk.
     Unpinnable,
     /// A mapping in the range cannot be watched: without `UFFD_FEATURE_WP_ASYNC` that is every file
     /// and every SysV segment, with it, a shared mapping of a file that was opened for reading
@@ -76,6 +85,7 @@ pub enum Refusal {
 
 /// What was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Facility {
     /// `userfaultfd(2)`.
     Userfaultfd,
@@ -83,6 +93,8 @@ pub enum Facility {
     IoUring,
     /// A VFIO container with an IOMMU of type 1.
     Vfio,
+    /// `MADV_POPULATE_WRITE`: Linux 5.14.
+    PopulateWrite,
 }
 
 impl fmt::Display for Facility {
@@ -91,6 +103,7 @@ impl fmt::Display for Facility {
             Self::Userfaultfd => "userfaultfd",
             Self::IoUring => "io_uring",
             Self::Vfio => "VFIO container of type 1",
+            Self::PopulateWrite => "MADV_POPULATE_WRITE (Linux 5.14)",
         })
     }
 }
@@ -114,6 +127,7 @@ impl fmt::Display for Refusal {
             Self::UserModeOnly => f.write_str(
                 "this kernel's userfaultfd cannot be limited to faults of user mode (EINVAL): Linux 5.11 can",
             ),
+            Self::Denied(what @ Facility::PopulateWrite) => write!(f, "{what} is forbidden (EPERM)"),
             Self::Features(bits) => write!(f, "this kernel's userfaultfd lacks the features {bits:#x}"),
             Self::Descriptors => f.write_str("out of file descriptors (EMFILE): raise RLIMIT_NOFILE"),
             Self::LockedMemory(limit) => {
@@ -124,6 +138,11 @@ impl fmt::Display for Refusal {
             Self::DmaEntries => f.write_str(
                 "the container takes no more mappings (ENOSPC): map fewer, larger ranges, or raise dma_entry_limit of vfio_iommu_type1",
             ),
+            Self::Overlap => {
+                f.write_str("the container has another mapping there (EEXIST): share one Vfio per container")
+            }
+            #[cfg(feature = "vfio")]
+            Self::Malformed(why) => write!(f, "the container's answer about itself: {why}"),
             Self::Iova(bytes) => write!(
                 f,
                 "no {bytes} bytes of device addresses are free: release mappings, or widen the window"
@@ -138,6 +157,10 @@ impl fmt::Display for Refusal {
                 f,
                 "a mapping could not be taken away (errno {errno}): reset the device, then try again"
             ),
+            Self::RingLost(libc::EBADF) => f.write_str(
+                "the io_uring is lost (EBADF): something in this process closed its descriptors; open a new one",
+            ),
+            Self::RingLost(errno) => write!(f, "the io_uring is lost (errno {errno}): open a new one"),
             Self::Table(size) => write!(f, "all {size} entries of the table are taken"),
             Self::Regions(most) => {
                 write!(f, "strict mode watches {most} pieces of memory at most: register fewer, larger ranges")
@@ -148,7 +171,7 @@ impl fmt::Display for Refusal {
             }
             Self::Unmapped => f.write_str("the range is not mapped (EFAULT)"),
             Self::Unpinnable => f.write_str(
-                "the kernel does not pin this range for writing (EFAULT): it is not mapped, read-only, or shared with a file on disk",
+                "the kernel does not pin this range for the device (EFAULT): a part is read-only, memory of a device, or shared with a file on disk",
             ),
             Self::Unwatchable => {
                 f.write_str("a mapping in the range cannot be watched: map it privately or as memfd")
@@ -173,7 +196,7 @@ impl From<Refusal> for Error {
             | Refusal::LargePages(_)
             | Refusal::ReadOnlyPages => Self::NoDevice,
             Refusal::Unwatchable => Self::Unwatchable,
-            Refusal::Stuck(_) => Self::DeviceLost,
+            Refusal::Stuck(_) | Refusal::RingLost(_) => Self::DeviceLost,
             Refusal::Seccomp(_) | Refusal::Denied(_) => Self::Permission,
             Refusal::Descriptors => Self::Descriptors,
             Refusal::LockedMemory(_) => Self::LockedMemory,
@@ -181,6 +204,8 @@ impl From<Refusal> for Error {
             Refusal::Threads => Self::Threads,
             Refusal::Table(_) | Refusal::Regions(_) => Self::Slots,
             Refusal::DmaEntries | Refusal::Iova(_) => Self::Limit,
+            #[cfg(feature = "vfio")]
+            Refusal::Malformed(_) => Self::NoDevice,
             Refusal::Claimed => Self::Claimed,
             Refusal::Unmapped => Self::Fault,
             Refusal::Unpinnable => Self::Unpinnable,
@@ -188,7 +213,7 @@ impl From<Refusal> for Error {
             Refusal::Memory => Self::NoMemory,
             Refusal::Errno(libc::EINTR) => Self::Interrupted,
             Refusal::Errno(libc::EAGAIN) => Self::Again,
-            Refusal::Size { .. } | Refusal::Errno(_) => Self::Invalid,
+            Refusal::Size { .. } | Refusal::Overlap | Refusal::Errno(_) => Self::Invalid,
         }
     }
 }

@@ -305,7 +305,7 @@ fn range_arg(range: AddrRange) -> Result<RangeArg, Refusal> {
 }
 
 /// Whether every page of the range is mapped.
-pub(super) fn is_mapped(range: AddrRange) -> bool {
+pub(crate) fn is_mapped(range: AddrRange) -> bool {
     // `msync` with `MS_ASYNC` does nothing but walk the mappings; `ENOMEM` says that some are
     // missing.
     let Some(len) = range.len() else { return false };

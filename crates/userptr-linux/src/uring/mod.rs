@@ -7,7 +7,7 @@
 //!
 //! | [`Device`] | io_uring |
 //! |---|---|
-//! | `prepare` | a slot of the sparse buffer table is filled, with a tag |
+//! | `prepare` | a slot of the sparse buffer table is filled, with a tag; the pages are marked dirty |
 //! | a lease | a request may name the slot |
 //! | `stop` | no request that has not been submitted is; the slot is cleared |
 //! | `wait_idle` | the tag's completion: no request uses the pages any more |
@@ -17,8 +17,20 @@
 //! its own I/O is done would never complete it. That thread, `stop`, `wait_idle` and `unmap`
 //! allocate nothing and take only the device's own lock, across which nothing is allocated.
 //!
+//! # What the device wrote
+//! The kernel marks no page dirty that it pins for a fixed buffer, so reclaim could drop what the
+//! device wrote: after `MADV_FREE`, in shared memory that was only read. `prepare` marks them all
+//! ([rule 35](userptr::docs::protocol#rule-35)). `MADV_FREE` on a buffer while a request is in
+//! flight gives up what that request writes, also what it writes later.
+//!
+//! # What comes late
+//! An object whose request is still in flight at the deadline is quarantined. When the request is
+//! done, the quarantine ends by itself, and the pages are released; an object that is not
+//! synchronised waits for [`retry_quarantined`](userptr::Context::retry_quarantined). With
+//! [`Setup::cancel`] the request does not last so long.
+//!
 //! # What the kernel refuses
-//! Read-only mappings, holes, shared mappings of files on disk (`EFAULT`); more than 1 GiB in one
+//! Holes, read-only mappings, shared mappings of files on disk (`EFAULT`); more than 1 GiB in one
 //! buffer (`E2BIG`, at registration); more than `RLIMIT_MEMLOCK` without `CAP_IPC_LOCK` (`ENOSPC`;
 //! whole folios are charged). [`Uring::refusal`] tells the cause.
 
@@ -28,16 +40,18 @@ mod table;
 
 pub use op::{Direction, Op, Part};
 
-use crate::{Facility, Linux, Owner, Refusal, helper};
+use crate::populate::{self, is_mapped, populate_write};
+use crate::{Facility, Linux, Owner, Quarantine, Refusal, helper};
 use core::fmt;
 use core::time::Duration;
-use ring::Shared;
+use ring::{Shared, retries};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
-use table::{Phase, Table};
+use table::{Late, Phase, Table};
+use userptr::AddrRange;
 use userptr::Error;
 use userptr::device::{Device, Limits, Prepare};
-use userptr::notifier::Outcome;
+use userptr::notifier::{Event, Outcome};
 
 /// The largest fixed buffer, in bytes.
 pub const MAX_BYTES: usize = 1 << 30;
@@ -58,11 +72,15 @@ pub struct Setup {
     /// How long an invalidation waits for leases and for requests in flight; see
     /// [`Limits::deadline`].
     pub deadline: Option<Duration>,
+    /// Whether an invalidation cancels the requests in flight on its buffer, so that it does not
+    /// wait for a silent pipe or socket. A request that the kernel is in the middle of, on a disk
+    /// for example, ends by itself. The result of a cancelled one is `ECANCELED`. Off by default.
+    pub cancel: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { slots: 1024, requests: 64, deadline: Some(DEADLINE) }
+        Self { slots: 1024, requests: 64, deadline: Some(DEADLINE), cancel: false }
     }
 }
 
@@ -76,6 +94,7 @@ pub struct Uring {
 struct Threads {
     ring: JoinHandle<()>,
     wakers: JoinHandle<()>,
+    retries: JoinHandle<()>,
 }
 
 /// A filled slot of the buffer table.
@@ -85,6 +104,8 @@ pub struct Slot {
     serial: u64,
     address: usize,
     bytes: usize,
+    /// Whom to tell if the pages become idle too late.
+    late: Late,
 }
 
 impl Slot {
@@ -101,13 +122,17 @@ impl Uring {
     /// # Errors
     /// [`Refusal`], with the cause. [`Refusal::Size`]: a number in `setup` is zero or too large.
     pub fn open(setup: Setup) -> Result<Self, Refusal> {
-        let Setup { slots, requests, deadline } = setup;
+        let Setup { slots, requests, deadline, cancel } = setup;
         for (asked, max) in [(slots, MAX_SLOTS), (requests, MAX_REQUESTS)] {
             if asked == 0 || asked > max {
                 return Err(Refusal::Size { asked, max });
             }
         }
-        let table = Table::new(slots, requests)?;
+        if !populate::is_supported() {
+            // Without it, what a device writes can be lost (rule 35).
+            return Err(Refusal::Missing(Facility::PopulateWrite));
+        }
+        let table = Table::new(slots, requests, cancel)?;
         let shared = Arc::new(Shared::open(table, slots, requests)?);
         let ring = {
             let shared = Arc::clone(&shared);
@@ -117,26 +142,41 @@ impl Uring {
             let shared = Arc::clone(&shared);
             helper::spawn("userptr-wakers", move || shared.run_wakers())
         };
-        let wakers = match wakers {
-            Ok(wakers) => wakers,
-            Err(why) => {
-                shared.end();
-                let _ = ring.join();
+        let retries = {
+            let shared = Arc::clone(&shared);
+            helper::spawn("userptr-retries", move || shared.run_retries())
+        };
+        let (wakers, retries) = match (wakers, retries) {
+            (Ok(wakers), Ok(retries)) => (wakers, retries),
+            (Err(why), _) | (_, Err(why)) => {
+                // A thread that was started ends with the ring.
+                if shared.end() {
+                    let _ = ring.join();
+                }
                 return Err(why);
             }
         };
-        Ok(Self { shared, threads: Some(Threads { ring, wakers }), deadline })
+        Ok(Self { shared, threads: Some(Threads { ring, wakers, retries }), deadline })
     }
 
     /// Why the last buffer was refused that was refused.
     #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
+        if !self.shared.owner.is_me() {
+            return None;
+        }
+        if let Some(errno) = self.shared.table().lost() {
+            return Some(Refusal::RingLost(errno));
+        }
         *self.shared.refusal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The number of buffers that are registered, and of requests that are in flight.
     #[must_use]
     pub fn in_use(&self) -> (usize, usize) {
+        if !self.shared.owner.is_me() {
+            return (0, 0);
+        }
         self.shared.table().in_use()
     }
 
@@ -163,43 +203,89 @@ impl Device for Uring {
         let page = self.shared.page;
         let bytes =
             what.pages.len().checked_mul(page).filter(|bytes| *bytes <= MAX_BYTES).ok_or(Error::TooBig)?;
-        let slot = self.shared.table().take_slot();
-        let Some((index, serial)) = slot else {
+        let late =
+            Late { range: AddrRange::new(what.address, bytes)?, quarantine: Quarantine::of(what.space) };
+        let (lost, slot) = {
+            let mut table = self.shared.table();
+            (table.lost(), table.take_slot())
+        };
+        if let Some(errno) = lost {
+            return Err(self.refuse(Refusal::RingLost(errno)));
+        }
+        let Some((index, serial, _before)) = slot else {
             return Err(self.refuse(Refusal::Table(self.shared.table().slots())));
         };
         if let Err(errno) = self.shared.fill(index, serial, what.address, bytes) {
             self.shared.table().free_slot(index, serial);
             return Err(match errno {
-                libc::EFAULT | libc::EOPNOTSUPP => self.refuse(Refusal::Unpinnable),
+                libc::EFAULT | libc::EOPNOTSUPP if is_mapped(what.address, bytes) => {
+                    self.refuse(Refusal::Unpinnable)
+                }
+                libc::EFAULT | libc::EOPNOTSUPP => self.refuse(Refusal::Unmapped),
                 libc::ENOMEM => self.refuse(Refusal::of_pinning()),
                 errno => self.refuse(Refusal::Errno(errno)),
             });
         }
-        Ok(Slot { index, serial, address: what.address, bytes })
+        let slot = Slot { index, serial, address: what.address, bytes, late };
+        if let Err(why) = populate_write(what.address, bytes) {
+            // What refuses a write was mapped after the pin, or made read-only.
+            self.unmap(slot);
+            return Err(self.refuse(why));
+        }
+        Ok(slot)
     }
 
     fn stop(&self, map: &Slot) {
-        if self.shared.table().stop(map.index, map.serial) {
-            self.shared.wake.add(1);
+        if self.shared.owner.is_me() && self.shared.table().stop(map.index, map.serial) {
+            self.shared.wake();
         }
     }
 
     fn wait_idle(&self, map: &Slot, timeout: Option<Duration>) -> Outcome {
+        if !self.shared.owner.is_me() {
+            // A forked child: the ring, its thread and the pins are the parent's.
+            return Outcome::Idle;
+        }
         // A release without an invalidation comes without a stop.
         self.stop(map);
-        self.shared
+        let timeout = if retries() { Some(Duration::ZERO) } else { timeout };
+        let outcome = self
+            .shared
             .wait(timeout, |table| match table.phase(map.index, map.serial) {
                 _ if table.is_lost() => Some(Outcome::DeviceLost),
                 Phase::Idle | Phase::Free => Some(Outcome::Idle),
                 Phase::Live | Phase::Stopping | Phase::Cleared => None,
             })
-            .unwrap_or(Outcome::TimedOut)
+            .unwrap_or(Outcome::TimedOut);
+        if outcome == Outcome::TimedOut {
+            // The tag will come, or has come a moment ago.
+            let _before = {
+                let mut table = self.shared.table();
+                table.give_up(map.index, map.serial, map.late.clone())
+            };
+        }
+        outcome
+    }
+
+    fn event(&self, event: Event) {
+        // A tag that came between the timeout and the quarantine found nothing to try again.
+        if matches!(event, Event::Quarantined(_, Outcome::TimedOut)) && self.shared.owner.is_me() {
+            self.shared.retry();
+        }
     }
 
     fn unmap(&self, map: Slot) {
-        if self.shared.owner.is_me() && self.shared.table().phase(map.index, map.serial) == Phase::Live {
-            // It never began: no request ever named the slot.
-            self.shared.clear(map.index);
+        if !self.shared.owner.is_me() {
+            return;
+        }
+        // Live: it never began, and no request ever named the slot.
+        if self.shared.table().phase(map.index, map.serial) == Phase::Live
+            && self.shared.clear(map.index).is_err()
+        {
+            // The ring is lost, or the kernel had no memory, which the ring's thread tries again.
+            // The place in the table is not used again.
+            self.stop(&map);
+            return;
         }
         self.shared.table().free_slot(map.index, map.serial);
     }
@@ -209,14 +295,26 @@ impl Drop for Uring {
     fn drop(&mut self) {
         let Some(threads) = self.threads.take() else { return };
         if !self.shared.owner.is_me() {
-            // A forked child: the threads are not here.
+            // A forked child: the threads are not here, and their references to the ring are never
+            // dropped. So it does not unmap the queues, which it did not inherit: what lies at
+            // their addresses by now is the child's own.
             core::mem::forget(threads);
             return;
         }
-        self.shared.end();
-        // A thread that panicked has said so already.
-        let _ = threads.ring.join();
-        if threads.wakers.thread().id() == std::thread::current().id() {
+        if self.shared.end() {
+            // A thread that panicked has said so already.
+            let _ = threads.ring.join();
+        }
+        if self.shared.table().lost() == Some(libc::EBADF) {
+            // Somebody closed the descriptors: their numbers are not ours to close any more.
+            core::mem::forget(Arc::clone(&self.shared));
+        }
+        let me = std::thread::current().id();
+        // Dropped at the end of a quarantine: the thread ends after that by itself.
+        if threads.retries.thread().id() != me {
+            let _ = threads.retries.join();
+        }
+        if threads.wakers.thread().id() == me {
             // Dropped in a waker: its thread ends after that by itself.
             return;
         }

@@ -78,7 +78,7 @@ impl Uring {
             table.queue(ask)
         };
         let Some(number) = number else { return failed(libc::EAGAIN) };
-        shared.wake.add(1);
+        shared.wake();
         shared.wait(None, |table| table.is_submitted(number).then_some(()));
         Ok(Op { shared: Arc::clone(shared), number })
     }
@@ -128,6 +128,9 @@ impl Op {
     /// The result, if it comes in time.
     #[must_use]
     pub fn wait_for(&self, timeout: Duration) -> Option<io::Result<usize>> {
+        if !self.shared.owner.is_me() {
+            return Some(bytes(-libc::EFAULT));
+        }
         let result = self.shared.wait(Some(timeout), |table| table.result(self.number))?;
         Some(bytes(result))
     }
@@ -139,6 +142,9 @@ impl Future for Op {
     type Output = io::Result<usize>;
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
+        if !self.shared.owner.is_me() {
+            return Poll::Ready(bytes(-libc::EFAULT));
+        }
         // Cloning and dropping a waker is the user's code: outside of the lock.
         let waker = task.waker().clone();
         let (result, _unused) = {
@@ -155,6 +161,10 @@ fn bytes(result: i32) -> io::Result<usize> {
 
 impl Drop for Op {
     fn drop(&mut self) {
+        if !self.shared.owner.is_me() {
+            // A forked child: a lock may be held forever by a thread that is not here.
+            return;
+        }
         let waker = {
             let mut table = self.shared.table();
             table.abandon(self.number)

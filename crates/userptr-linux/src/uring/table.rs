@@ -1,10 +1,11 @@
 //! What the ring is doing: its buffer slots and its requests, in tables of fixed size.
 
 use super::Direction;
-use crate::Refusal;
+use crate::{Quarantine, Refusal};
 use core::mem;
 use core::task::Waker;
 use std::os::fd::RawFd;
+use userptr::AddrRange;
 
 /// Where a slot of the buffer table stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,15 @@ struct Entry {
     serial: u64,
     /// Requests between the look at the slot and the kernel's.
     submitting: usize,
+    /// A revocation gave up waiting for the tag, so the object was quarantined, or is about to be.
+    late: Option<Late>,
+}
+
+/// Where the object of a slot is that was given up.
+#[derive(Clone, Debug)]
+pub(super) struct Late {
+    pub(super) range: AddrRange,
+    pub(super) quarantine: Quarantine,
 }
 
 /// What a request asks.
@@ -42,6 +52,15 @@ pub(super) struct Ask {
     pub(super) at: u64,
 }
 
+/// What is to be submitted next.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Next {
+    /// A request, by its number.
+    Request(usize, Ask),
+    /// The end of a request in flight, by its number.
+    Cancel(usize),
+}
+
 /// Where a request stands.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Request {
@@ -51,11 +70,19 @@ pub(super) enum Request {
     /// On its way into the kernel.
     Submitting(u16),
     /// The kernel has it: file and pages are held by the kernel until it completes.
-    InFlight,
+    InFlight(Flight),
     /// A length, or a negative errno.
     Done(i32),
     /// In flight, and nobody waits for the result.
-    Abandoned,
+    Abandoned(Flight),
+}
+
+/// A request that the kernel has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flight {
+    slot: u16,
+    /// The kernel was asked to end it.
+    cancelled: bool,
 }
 
 /// # Invariants
@@ -74,12 +101,17 @@ pub(super) struct Table {
     /// A queued request was cancelled since the last look.
     cancelled: bool,
     serial: u64,
+    /// Requests in flight are cancelled when their slot is taken away.
+    cancels: bool,
+    /// The object of a slot whose tag came late is to be tried again.
+    pub(super) retry: bool,
     stop: bool,
-    lost: bool,
+    /// The errno that the ring was lost for; 0: it was ended.
+    lost: Option<i32>,
 }
 
 impl Table {
-    pub(super) fn new(slots: u16, requests: u16) -> Result<Self, Refusal> {
+    pub(super) fn new(slots: u16, requests: u16, cancels: bool) -> Result<Self, Refusal> {
         let mut table = Self {
             slots: Vec::new(),
             requests: Vec::new(),
@@ -88,13 +120,15 @@ impl Table {
             wakers_ended: false,
             cancelled: false,
             serial: 0,
+            cancels,
+            retry: false,
             stop: false,
-            lost: false,
+            lost: None,
         };
         table.slots.try_reserve_exact(slots.into()).map_err(|_| Refusal::Memory)?;
         table.requests.try_reserve_exact(requests.into()).map_err(|_| Refusal::Memory)?;
         table.wakers.try_reserve_exact(requests.into()).map_err(|_| Refusal::Memory)?;
-        table.slots.resize(slots.into(), Entry { phase: Phase::Free, serial: 0, submitting: 0 });
+        table.slots.resize(slots.into(), Entry { phase: Phase::Free, serial: 0, submitting: 0, late: None });
         table.requests.resize(requests.into(), Request::Free);
         table.wakers.resize(requests.into(), None);
         Ok(table)
@@ -110,12 +144,13 @@ impl Table {
         (slots, self.requests.iter().filter(busy).count())
     }
 
-    /// An empty slot, for a new filling.
-    pub(super) fn take_slot(&mut self) -> Option<(u16, u64)> {
+    /// An empty slot, for a new filling. Gives back what is to be dropped outside of the lock.
+    pub(super) fn take_slot(&mut self) -> Option<(u16, u64, Option<Late>)> {
         let (index, slot) = self.slots.iter_mut().enumerate().find(|(_, slot)| slot.phase == Phase::Free)?;
         self.serial = self.serial.wrapping_add(1) & super::ring::SERIAL;
-        *slot = Entry { phase: Phase::Live, serial: self.serial, submitting: 0 };
-        Some((u16::try_from(index).ok()?, self.serial))
+        let entry = Entry { phase: Phase::Live, serial: self.serial, submitting: 0, late: None };
+        let before = mem::replace(slot, entry);
+        Some((u16::try_from(index).ok()?, self.serial, before.late))
     }
 
     fn slot(&mut self, index: u16, serial: u64) -> Option<&mut Entry> {
@@ -135,7 +170,7 @@ impl Table {
     /// No more requests. `true`: the ring's thread has to clear the slot.
     pub(super) fn stop(&mut self, index: u16, serial: u64) -> bool {
         match self.slot(index, serial) {
-            Some(slot) if slot.phase == Phase::Live => {
+            Some(slot) if matches!(slot.phase, Phase::Live | Phase::Stopping) => {
                 slot.phase = Phase::Stopping;
                 true
             }
@@ -151,13 +186,44 @@ impl Table {
         u16::try_from(index).ok()
     }
 
+    /// A slot that could not be cleared is to be cleared again.
+    pub(super) fn clear_again(&mut self, index: u16) {
+        if let Some(slot) = self.slots.get_mut(usize::from(index)) {
+            slot.phase = Phase::Stopping;
+        }
+    }
+
     /// The tag of a filling came.
     pub(super) fn tagged(&mut self, index: u16, serial: u64) {
-        if let Some(slot) = self.slot(index, serial)
+        if let Some(slot) = self.slots.get_mut(usize::from(index))
+            && slot.serial == serial
             && slot.phase == Phase::Cleared
         {
             slot.phase = Phase::Idle;
+            self.retry |= slot.late.is_some();
         }
+    }
+
+    /// Nobody waits for the tag any more. Gives back what is to be dropped outside of the lock.
+    pub(super) fn give_up(&mut self, index: u16, serial: u64, late: Late) -> Option<Late> {
+        match self.slot(index, serial) {
+            Some(slot) => slot.late.replace(late),
+            None => Some(late),
+        }
+    }
+
+    /// Whether objects are to be tried again, since the last call.
+    pub(super) fn take_retry(&mut self) -> bool {
+        mem::take(&mut self.retry)
+    }
+
+    /// The first slot from `index` on whose tag came after its revocation had given up.
+    pub(super) fn next_late(&self, index: usize) -> Option<(usize, Late)> {
+        let mut slots = self.slots.iter().enumerate().skip(index);
+        slots.find_map(|(index, slot)| {
+            let late = slot.late.as_ref().filter(|_| slot.phase == Phase::Idle)?;
+            Some((index, late.clone()))
+        })
     }
 
     /// Queues a request; its number, or `None`: all are taken.
@@ -168,9 +234,13 @@ impl Table {
         Some(number)
     }
 
-    /// A queued request that may be submitted now. One whose slot is not live any more is done:
-    /// cancelled.
-    pub(super) fn next_to_submit(&mut self) -> Option<(usize, Ask)> {
+    /// A queued request that may be submitted now, or the end of one in flight. A queued one whose
+    /// slot is not live any more is done: cancelled.
+    pub(super) fn next_to_submit(&mut self) -> Option<Next> {
+        self.next_request().or_else(|| self.next_cancel().map(Next::Cancel))
+    }
+
+    fn next_request(&mut self) -> Option<Next> {
         for (number, request) in self.requests.iter_mut().enumerate() {
             let Request::Queued(ask) = *request else { continue };
             let slot = self.slots.get_mut(usize::from(ask.slot));
@@ -178,7 +248,7 @@ impl Table {
                 Some(slot) => {
                     slot.submitting = slot.submitting.saturating_add(1);
                     *request = Request::Submitting(ask.slot);
-                    return Some((number, ask));
+                    return Some(Next::Request(number, ask));
                 }
                 None => {
                     *request = Request::Done(-libc::ECANCELED);
@@ -187,6 +257,28 @@ impl Table {
             }
         }
         None
+    }
+
+    /// Whether the kernel is to be asked to end a request.
+    pub(super) fn has_cancels(&self) -> bool {
+        self.cancels && self.requests.iter().any(|request| self.is_to_cancel(request))
+    }
+
+    fn is_to_cancel(&self, request: &Request) -> bool {
+        let (Request::InFlight(flight) | Request::Abandoned(flight)) = request else { return false };
+        let slot = self.slots.get(usize::from(flight.slot));
+        !flight.cancelled && slot.is_some_and(|slot| matches!(slot.phase, Phase::Stopping | Phase::Cleared))
+    }
+
+    fn next_cancel(&mut self) -> Option<usize> {
+        if !self.cancels {
+            return None;
+        }
+        let number = self.requests.iter().position(|request| self.is_to_cancel(request))?;
+        if let Some(Request::InFlight(flight) | Request::Abandoned(flight)) = self.requests.get_mut(number) {
+            flight.cancelled = true;
+        }
+        Some(number)
     }
 
     /// Whether a queued request was cancelled since the last call.
@@ -198,7 +290,7 @@ impl Table {
     pub(super) fn submitted(&mut self) {
         for request in &mut self.requests {
             if let Request::Submitting(slot) = *request {
-                *request = Request::InFlight;
+                *request = Request::InFlight(Flight { slot, cancelled: false });
                 if let Some(slot) = self.slots.get_mut(usize::from(slot)) {
                     slot.submitting = slot.submitting.saturating_sub(1);
                 }
@@ -209,8 +301,15 @@ impl Table {
     /// A request completed.
     pub(super) fn complete(&mut self, number: usize, result: i32) {
         match self.requests.get_mut(number) {
-            Some(request @ Request::Abandoned) => *request = Request::Free,
+            Some(request @ Request::Abandoned(_)) => *request = Request::Free,
             Some(request) => {
+                let result = match *request {
+                    // One that a thread of the kernel was at is interrupted.
+                    Request::InFlight(Flight { cancelled: true, .. }) if result == -libc::EINTR => {
+                        -libc::ECANCELED
+                    }
+                    _ => result,
+                };
                 let before = mem::replace(request, Request::Done(result));
                 // Completed before `submitted` came round: the kernel has let go of the slot by
                 // itself.
@@ -278,8 +377,12 @@ impl Table {
     pub(super) fn abandon(&mut self, number: usize) -> Option<Waker> {
         match self.requests.get_mut(number) {
             Some(request @ Request::Done(_)) => *request = Request::Free,
-            Some(request @ Request::InFlight) => *request = Request::Abandoned,
-            _ => {}
+            Some(request) => {
+                if let Request::InFlight(flight) = *request {
+                    *request = Request::Abandoned(flight);
+                }
+            }
+            None => {}
         }
         self.set_waker(number, None)
     }
@@ -292,18 +395,23 @@ impl Table {
         self.stop
     }
 
-    /// The ring does not answer any more: nothing new, and nothing waits.
-    pub(super) fn lose(&mut self) {
-        self.lost = true;
+    /// The ring does not answer any more: nothing new, and nothing waits. The first errno counts.
+    pub(super) fn lose(&mut self, errno: i32) {
+        self.lost.get_or_insert(errno);
         for request in &mut self.requests {
-            if matches!(request, Request::Queued(_) | Request::Submitting(_) | Request::InFlight) {
+            if matches!(request, Request::Queued(_) | Request::Submitting(_) | Request::InFlight(_)) {
                 *request = Request::Done(-libc::EIO);
             }
         }
     }
 
-    pub(super) fn is_lost(&self) -> bool {
+    /// The errno that the ring was lost for, if it is.
+    pub(super) fn lost(&self) -> Option<i32> {
         self.lost
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.is_some()
     }
 }
 
@@ -321,10 +429,10 @@ mod tests {
     /// cleared.
     #[test]
     fn a_request_that_completes_while_it_is_submitted_lets_go_of_its_slot() {
-        let mut table = Table::new(1, 2).unwrap();
-        let (slot, serial) = table.take_slot().unwrap();
+        let mut table = Table::new(1, 2, false).unwrap();
+        let (slot, serial, _) = table.take_slot().unwrap();
         let number = table.queue(ask(slot, serial)).unwrap();
-        assert_eq!(table.next_to_submit().unwrap().0, number);
+        assert!(matches!(table.next_to_submit(), Some(Next::Request(n, _)) if n == number));
         assert!(table.stop(slot, serial));
         assert_eq!(table.next_to_clear(), None, "a request is on its way to the slot");
         table.complete(number, 0);
@@ -334,8 +442,8 @@ mod tests {
 
     #[test]
     fn who_awaits_is_counted_whatever_becomes_of_the_request() {
-        let mut table = Table::new(1, 2).unwrap();
-        let (slot, serial) = table.take_slot().unwrap();
+        let mut table = Table::new(1, 2, false).unwrap();
+        let (slot, serial, _) = table.take_slot().unwrap();
         let [done, dropped] = [(); 2].map(|()| table.queue(ask(slot, serial)).unwrap());
         for number in [done, done, dropped] {
             assert_eq!(table.poll(number, Waker::noop().clone()).0, None);

@@ -125,8 +125,8 @@ impl Capabilities {
 }
 
 impl From<Malformed> for Refusal {
-    fn from(_: Malformed) -> Self {
-        Self::Missing(crate::Facility::Vfio)
+    fn from(why: Malformed) -> Self {
+        Self::Malformed(why)
     }
 }
 

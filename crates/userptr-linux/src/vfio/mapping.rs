@@ -2,6 +2,7 @@
 
 use super::container::{Container, Span};
 use super::iova::Iovas;
+use crate::populate::is_mapped;
 use crate::{Owner, Refusal};
 use core::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -121,10 +122,13 @@ impl<C: Container> Mapping<C> {
         // SAFETY: the memory is that of a `Prepare`, whose maker promised what the device's use
         // asks; the span was taken for it.
         if let Err(errno) = unsafe { shared.container.map(span, address, write) } {
+            let bytes = usize::try_from(span.bytes).unwrap_or(usize::MAX);
             shared.books().iovas.give(span.iova, span.bytes);
             return Err(shared.refuse(match errno {
                 libc::ENOSPC => Refusal::DmaEntries,
                 libc::ENOMEM => Refusal::of_pinning(),
+                libc::EEXIST => Refusal::Overlap,
+                libc::EFAULT | libc::EOPNOTSUPP if is_mapped(address, bytes) => Refusal::Unpinnable,
                 libc::EFAULT | libc::EOPNOTSUPP => Refusal::Unmapped,
                 errno => Refusal::Errno(errno),
             }));

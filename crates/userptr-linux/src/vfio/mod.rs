@@ -55,7 +55,8 @@
 //! | ranges of addresses ([`Capabilities::ranges`]) and the window of [`Setup`] | `ENOSPC`, [`Refusal::Iova`] |
 //! | [`Setup::mappings`] | `ENOSPC`, [`Refusal::Table`] |
 //! | page sizes of the IOMMU ([`Capabilities::page_sizes`]): one above the processor's | `ENODEV` at the start, [`Refusal::LargePages`] |
-//! | a hole, memory of a device | `EFAULT`, [`Refusal::Unmapped`] |
+//! | a hole | `EFAULT`, [`Refusal::Unmapped`] |
+//! | read-only memory for an object that the device may write, memory of a device | `EFAULT`, [`Refusal::Unpinnable`] |
 //! | read-only memory before Linux 6.2, for a read-only object | `ENODEV`, [`Refusal::ReadOnlyPages`] |
 //!
 //! None of them sticks but `EFAULT`, and nothing is left behind. [`Vfio::refusal`] tells the cause.
@@ -89,6 +90,7 @@ pub use info::{Capabilities, Malformed};
 pub use iova::IovaRange;
 pub use mapping::Mapping;
 
+use crate::memory::page_size;
 use crate::{Linux, Owner, Refusal};
 use core::fmt;
 use core::time::Duration;
@@ -217,8 +219,7 @@ impl<Q: Quiesce, C: Container> Vfio<Q, C> {
     /// too large ([`Refusal::LargePages`]), it has no addresses in the window ([`Refusal::Iova`] of
     /// one page), no memory.
     pub fn open(container: C, driver: Q, setup: Setup) -> Result<Self, Refusal> {
-        // SAFETY: takes no pointer.
-        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+        let page = page_size();
         let capabilities = container::capabilities(&container)?;
         let smallest = capabilities.smallest_page();
         if smallest > page as u64 {

@@ -6,6 +6,7 @@
 //! the pin can still do that: the host's rule about forks stands.
 
 use crate::Refusal;
+use crate::populate::populate_write;
 use core::ffi::CStr;
 
 /// Makes every page of the range the process's own, where a pin for reading would not do that
@@ -14,15 +15,11 @@ pub(super) fn settle(address: usize, bytes: usize) -> Result<(), Refusal> {
     if pins_settle() {
         return Ok(());
     }
-    // SAFETY: it faults pages in and changes no content.
-    let done = unsafe { libc::madvise(address as *mut _, bytes, libc::MADV_POPULATE_WRITE) };
-    match if done == 0 { 0 } else { crate::errno() } {
-        0 => Ok(()),
-        libc::ENOMEM => Err(Refusal::Unmapped),
+    populate_write(address, bytes).map_err(|why| match why {
         // A mapping without the right to write; or a kernel before 5.14.
-        libc::EFAULT | libc::EINVAL => Err(Refusal::ReadOnlyPages),
-        errno => Err(Refusal::Errno(errno)),
-    }
+        Refusal::Unpinnable => Refusal::ReadOnlyPages,
+        why => why,
+    })
 }
 
 /// Whether the kernel does it: from 6.2 on.

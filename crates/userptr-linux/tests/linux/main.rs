@@ -23,15 +23,30 @@ mod stale {
 
 mod awaited;
 mod child;
+mod child_drops;
 mod device;
 mod fork;
+mod late;
 mod limits;
 mod locks;
 mod monitor;
 mod owner;
 mod races;
+mod reclaim;
+mod refused;
+mod ring;
 mod stack;
 mod strict;
+#[path = "../../examples/stress"]
+mod stress {
+    #![allow(dead_code, reason = "shared with the example")]
+    pub(crate) mod buffers;
+    pub(crate) mod changes;
+    pub(crate) mod plan;
+    pub(crate) mod run;
+    use crate::stale::{io, memory};
+}
+mod stressed;
 mod threads;
 mod uffd;
 mod unmapped;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::child::scenario;
+use crate::stack::eventually;
 use crate::stale::io::{content, memfd};
 use std::time::Duration;
 use userptr::{Context, Flags, OwnedMemory};
@@ -80,14 +81,17 @@ scenario!(s102_what_is_forgotten_breaks_nothing, 30, {
             }
             _ => {}
         }
-        // The pages go while the lease is forgotten: at the deadline the object is quarantined, and
-        // nobody hangs.
         object.memory().unwrap().discard().unwrap();
         if what == 3 {
             std::mem::forget(object);
         }
     }
+    // At the deadline the objects with a forgotten lease are quarantined; nobody waits for ever.
+    eventually("both are quarantined", || context.stats().quarantined == 2);
     std::mem::forget(context);
+    // What is allocated now lies elsewhere, and stays what it is.
+    let more: Vec<Memory> = (0..64).map(|_| filled(9)).collect();
+    assert!(more.iter().all(|memory| seen(memory) == vec![9; BYTES]), "overwritten");
     assert!(witness.iter().enumerate().all(|(n, s)| *s == n.to_string()), "overwritten");
 });
 

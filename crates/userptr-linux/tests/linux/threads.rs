@@ -32,7 +32,7 @@ scenario!(they_take_no_signals_and_leave_the_callers_mask, 20, {
     let (before, count) = (caller(), threads().len());
     for strict in [false, true] {
         let stack = Stack::new(Options { strict, ..Options::default() });
-        for name in ["userptr-monitor", "userptr-uring", "userptr-wakers"] {
+        for name in ["userptr-monitor", "userptr-uring", "userptr-wakers", "userptr-retries"] {
             eventually(name, || threads().iter().any(|(thread, _)| thread == name));
             for (_, blocked) in threads().iter().filter(|(thread, _)| thread == name) {
                 assert_eq!(blocked & BLOCKABLE, BLOCKABLE, "{name} takes signals: {blocked:#x}");

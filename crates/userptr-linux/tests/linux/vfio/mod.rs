@@ -12,7 +12,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use userptr::notifier::State;
 use userptr::{Buffer, Device, Error, Flags, Outcome, Prepare, SgLimits, SgTable, UserPtr};
-use userptr_linux::vfio::{IovaRange, Setup, Span, Vfio};
+use userptr_linux::vfio::{IovaRange, Malformed, Setup, Span, Vfio};
 use userptr_linux::{Linux, Options, Refusal};
 use world::{Fake, World};
 
@@ -57,7 +57,8 @@ scenario!(an_unmap_waits_for_the_hardware_and_for_the_container, 30, {
         })
     };
     assert!(told.recv_timeout(LONG).is_err(), "the unmap has returned while the hardware was busy");
-    assert_eq!((world.mapped(), world.stops.load(Ordering::SeqCst)), (1, 1));
+    eventually("the hardware is asked to stop", || world.stops.load(Ordering::SeqCst) == 1);
+    assert_eq!(world.mapped(), 1);
     world.set_busy(false);
     assert_eq!(told.recv_timeout(Duration::from_secs(5)), Ok(0), "mapped when the unmap has returned");
     unmapper.join().unwrap();
@@ -97,9 +98,9 @@ scenario!(no_change_of_the_range_leaves_a_mapping, 60, {
         drop(object);
         eventually("the release", || world.mapped() == 0);
     }
-    let (maps, unmaps) = world.counts();
-    assert_eq!((maps, unmaps), (2 * changes.len(), 2 * changes.len()));
-    assert_eq!(stack.context.device().stats().taken, 0);
+    let all = 2 * changes.len();
+    eventually("each is taken away", || world.counts() == (all, all));
+    eventually("the addresses are given back", || stack.context.device().stats().taken == 0);
 });
 
 scenario!(many_threads_share_a_window_of_few_pages, 60, {
@@ -124,10 +125,9 @@ scenario!(many_threads_share_a_window_of_few_pages, 60, {
             });
         }
     });
-    eventually("all is given back", || world.mapped() == 0);
-    assert_eq!(world.counts(), (THREADS * 200, THREADS * 200));
-    let stats = stack.context.device().stats();
-    assert_eq!((stats.taken, stats.foreign), (0, 0));
+    eventually("all is taken away", || world.counts() == (THREADS * 200, THREADS * 200));
+    eventually("all is given back", || stack.context.device().stats().taken == 0);
+    assert_eq!((world.mapped(), stack.context.device().stats().foreign), (0, 0));
 });
 
 scenario!(a_failed_unmap_is_told_and_tried_again, 30, {
@@ -253,9 +253,12 @@ scenario!(limits_are_named_and_nothing_is_left_behind, 30, {
     assert_eq!(refusal(&stack, &objects[5]), (Error::Slots, Some(Refusal::Table(4))));
     assert_eq!((world.mapped(), device.stats().taken), (4, 4));
     objects[1].put_pages().unwrap();
+    // What is mapped is never called a hole.
     world.map_fails.store(libc::EFAULT, Ordering::SeqCst);
-    assert_eq!(refusal(&stack, &objects[5]), (Error::Fault, Some(Refusal::Unmapped)));
+    assert_eq!(refusal(&stack, &objects[5]), (Error::Unpinnable, Some(Refusal::Unpinnable)));
     assert!(objects[5].reset());
+    world.map_fails.store(libc::EEXIST, Ordering::SeqCst);
+    assert_eq!(refusal(&stack, &objects[5]), (Error::Invalid, Some(Refusal::Overlap)));
     span(&objects[5]);
     drop(objects);
     eventually("all is given back", || (world.mapped(), stack.context.device().stats().taken) == (0, 0));
@@ -279,7 +282,8 @@ scenario!(addresses_that_do_not_fit_are_named, 30, {
     world.page_sizes.store(1 << 16, Ordering::SeqCst);
     assert_eq!(open(Setup::default().window), Some(Refusal::LargePages(1 << 16)));
     world.page_sizes.store(0, Ordering::SeqCst);
-    assert_eq!(open(Setup::default().window).map(Error::from), Some(Error::NoDevice));
+    assert_eq!(open(Setup::default().window), Some(Refusal::Malformed(Malformed::Missing)));
+    assert_eq!(Error::from(Refusal::Malformed(Malformed::Missing)), Error::NoDevice);
 });
 
 scenario!(large_pages_stay_large, 30, {
