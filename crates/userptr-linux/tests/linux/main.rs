@@ -24,6 +24,7 @@ mod stale {
 mod awaited;
 mod child;
 mod device;
+mod discards;
 mod fork;
 mod limits;
 mod locks;
