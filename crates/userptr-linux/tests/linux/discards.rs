@@ -121,24 +121,9 @@ scenario!(s110_two_discards_overlap_and_the_first_is_late, 60, {
     assert_eq!(stale.count(), 0);
 });
 
-scenario!(
-    /// The same with time as the only evidence: what shows that the test above meets the race.
-    s110_control_time_alone_is_stale,
-    60,
-    {
-        let options = Options { marks: false, grace: Duration::from_millis(1), ..Options::default() };
-        let world = world(options);
-        spin(1);
-        let late = Late::start(world.range);
-        on_processor(0);
-        let stale = (1..=20).filter(|round| is_stale(&world, &late, *round, || {})).count();
-        println!("time alone: {stale} of 20 stale");
-        assert!(stale > 0);
-    }
-);
-
 scenario!(s111_a_process_that_shares_the_memory_discards, 60, {
     extern "C" fn child(late: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: what `clone` was given below, which is never freed.
         let (late, range) = unsafe { &*late.cast::<(Arc<Late>, Range)>() };
         // No call of the C library that needs a thread of its own: nothing is allocated here.
         on_processor(1);
@@ -215,7 +200,7 @@ scenario!(s113_threads_that_come_and_go_hide_no_discarder, 60, {
         }
     });
     on_processor(0);
-    let stale = (1..=rounds(40)).filter(|round| is_stale(&world, &late, *round, || {})).count();
+    let stale = (1..=rounds(20)).filter(|round| is_stale(&world, &late, *round, || {})).count();
     println!("{:?}", world.stack.space.stats());
     assert_eq!(stale, 0);
 });
@@ -237,7 +222,7 @@ scenario!(s115_memory_is_mapped_over_a_discard_that_is_to_come, 60, {
     spin(1);
     let late = Late::start(world.range);
     on_processor(0);
-    let stale = (1..=rounds(20))
+    let stale = (1..=rounds(10))
         .filter(|round| is_stale(&world, &late, *round, || memory::map_over(world.range).unwrap()));
     assert_eq!(stale.count(), 0);
 });
@@ -251,7 +236,6 @@ scenario!(
         let world = world(Options::default());
         let marks = File::open("/proc/self/pagemap").is_ok();
         assert_eq!(world.stack.space.stats().marks, marks, "what was lost is said");
-        spin(1);
         spin(1);
         let late = Late::start(world.range);
         on_processor(0);
