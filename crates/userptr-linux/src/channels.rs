@@ -225,6 +225,11 @@ impl Channels {
         self.stop.add(1);
     }
 
+    /// Whether every change that has begun was read, and its thread has run again since.
+    pub(super) fn are_quiet(&self) -> bool {
+        self.iter().all(|channel| channel.uffd.probe() == Probe::Quiet)
+    }
+
     /// A change that has begun is counted until its thread runs again: not quiet before that.
     fn wait_until_quiet(&self) {
         let until = Instant::now().checked_add(LAST_READ);

@@ -28,13 +28,4 @@ impl EventFd {
         // SAFETY: eight bytes from a word.
         let _ = unsafe { libc::write(self.raw(), (&raw const n).cast(), size_of::<u64>()) };
     }
-
-    /// Takes what is there. Zero: nothing.
-    #[cfg_attr(not(feature = "uring"), allow(dead_code, reason = "for the ring's thread"))]
-    pub(crate) fn take(fd: RawFd) -> u64 {
-        let mut n = 0_u64;
-        // SAFETY: eight bytes into a word.
-        let _ = unsafe { libc::read(fd, (&raw mut n).cast(), size_of::<u64>()) };
-        n
-    }
 }

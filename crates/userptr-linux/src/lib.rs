@@ -62,19 +62,25 @@
 //! held: the old pages stay pinned until the lease and the device are done, and nobody else finds
 //! them: that is an unmap with I/O in flight, not a stale page.
 //!
-//! Discards are told before they happen, and nothing tells that they have. Their window stays open
-//! for a while, in which nothing in the range can be acquired:
-//! * The discarding thread is runnable from the reading of its message until it is done. Once every
-//!   other thread of the process was seen asleep, the discard is over, and the window closes:
-//!   usually a fraction of a millisecond later.
-//! * Where the kernel has `PAGEMAP_SCAN` (6.7) and `UFFD_FEATURE_WP_ASYNC`, the monitor
-//!   write-protects the range's last page. While that mark is there the discard may be still to
-//!   come, and the window stays open, up to ten graces; when the page is gone the discard is over.
-//! * When neither says anything (other threads are busy, and the page was not there, or was written
-//!   since, or came back), the window closes after a grace ([`Options::grace`]). Should the
-//!   discarding thread not get a processor for longer than that, pages pinned after the grace can
-//!   be discarded under the device. That is the one promise here that rests on time. With the grace
-//!   alone, 16 busy threads on two processors let 1 discard of 60 through; with the mark, none.
+//! # When a discard is over
+//! A discard is told before it happens, nothing tells that it has, and its message does not name
+//! the thread. Its window stays open, in which nothing in the range can be acquired, until one of
+//! these shows that it is over. Time alone never does.
+//!
+//! | what is seen, after the message was read | what it is |
+//! |---|---|
+//! | each thread that existed then, at some moment: asleep interruptibly, stopped, ended | proof: a discarder runs, or waits uninterruptibly |
+//! | the thread has taken a page fault since | proof: a discard takes none |
+//! | the thread has used 2 ms of processor time since, and 2 µs for each page of the discard | evidence: wrong if a discard takes longer, or if a virtual processor stands still that long in the midst of one |
+//! | the range's last page was write-protected after the reading, and is gone | proof, as long as no other change touched that page |
+//! | that page is still protected | to come, or done before the page was marked: outweighs the evidence above for a [grace](Options::grace), never the proof |
+//! | that page was written, or swapped out | nothing |
+//!
+//! "Each thread" is each thread of the process, and each thread of a child that shares its memory
+//! (`clone(CLONE_VM)`). A task that shares the memory and is neither (made with `CLONE_PARENT`, or
+//! left behind by its parent) is not found. More than 2048 threads, or no `/proc`: only the mark
+//! says something. What nothing shows to be over is counted ([`Stats::unproved`]), and an acquire
+//! in its range ends at its deadline.
 //!
 //! # What happens elsewhere
 //! Memory that does not adjoin is watched by different userfaultfds, up to 16 of them, so that a
@@ -193,8 +199,10 @@ use userptr::address_space::WatchKey;
 /// How to watch.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How long nothing in a discarded range can be acquired after the discard was told, if nothing
-    /// shows that it is over. 100 ms by default.
+    /// How long a mark that stands outweighs the evidence that a discard is over
+    /// ([the table](crate#when-a-discard-is-over)), and after how long a discard that nothing shows
+    /// to be over is counted ([`Stats::unproved`]). 100 ms by default. It never ends a window by
+    /// itself; [`Duration::MAX`] asks for proof wherever there is a mark.
     pub grace: Duration,
     /// Whether an unmapper waits until the devices are idle.
     pub strict: bool,
@@ -242,6 +250,16 @@ pub struct Stats {
     pub remaps: u64,
     /// Discards told by the kernel.
     pub discards: u64,
+    /// Discards that were taken to be over by evidence, not by proof: see [the
+    /// documentation](crate#when-a-discard-is-over).
+    pub evidence: u64,
+    /// Discards that nothing had shown to be over after a [grace](Options::grace). While that is
+    /// so, nothing in their range can be acquired: an acquire ends at its deadline.
+    pub unproved: u64,
+    /// Whether a page can be marked, to see its discard: `PAGEMAP_SCAN`, and a `/proc/self/pagemap`
+    /// that could be opened, which `setuid` before that forbids. Without it only the threads are
+    /// asked.
+    pub marks: bool,
     /// Unmappers that strict mode let go though a device was not idle: their time was over, or the
     /// object was quarantined.
     pub overdue: u64,
@@ -416,6 +434,9 @@ impl Linux {
             unmaps: counters.unmaps.load(Ordering::Relaxed),
             remaps: counters.remaps.load(Ordering::Relaxed),
             discards: counters.discards.load(Ordering::Relaxed),
+            evidence: counters.evidence.load(Ordering::Relaxed),
+            unproved: counters.unproved.load(Ordering::Relaxed),
+            marks: shared.pagemap.is_open(),
             overdue: counters.overdue.load(Ordering::Relaxed),
         }
     }

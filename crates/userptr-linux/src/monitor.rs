@@ -8,9 +8,11 @@ use super::channels::{Channels, Wait};
 use super::epoll::Ready;
 use super::grace::Graces;
 use super::pagemap::{Mark, Progress};
+use super::regions::MAX_REGIONS;
 use super::strict::Held;
+use super::threads::{Census, Verdict};
 use super::uffd::{Event, Events};
-use super::{Shared, Watch, threads};
+use super::{Shared, Watch};
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,22 +32,31 @@ const VACANCY: Duration = Duration::from_secs(1);
 
 pub(super) type Slot = Option<Ref<Notifier<Std>, Std>>;
 
-/// Who is told, and which discards are still in their grace.
+/// Who is told, and which discards may not be over.
 #[derive(Debug)]
 pub(super) struct Told {
     notifiers: [Slot; MAX_NOTIFIERS],
     graces: Graces,
+    census: Census,
+    /// The ranges that strict mode holds: one for each region, so there is always a place.
+    held: [Option<AddrRange>; MAX_REGIONS],
 }
 
 impl Told {
     pub(super) fn new() -> Self {
-        Self { notifiers: [const { None }; MAX_NOTIFIERS], graces: Graces::new() }
+        Self {
+            notifiers: [const { None }; MAX_NOTIFIERS],
+            graces: Graces::new(),
+            census: Census::new(),
+            held: [None; MAX_REGIONS],
+        }
     }
 
-    /// A new listener, who is told of the discards in their grace, too.
+    /// A new listener, who is told of what is open already: discards that may not be over, and
+    /// ranges that strict mode holds.
     fn add(&mut self, notifier: Ref<Notifier<Std>, Std>) -> Option<usize> {
         let (index, slot) = self.notifiers.iter_mut().enumerate().find(|(_, slot)| slot.is_none())?;
-        for range in self.graces.ranges() {
+        for range in self.graces.ranges().chain(self.held.iter().copied().flatten()) {
             notifier.open_window(range);
         }
         *slot = Some(notifier);
@@ -82,8 +93,9 @@ impl Told {
     }
 
     pub(super) fn end(&self, range: AddrRange) {
-        // SAFETY: `begin` opened this window, or `add` did for a notifier that came later; it is
-        // ended once.
+        // SAFETY: `begin` opened this window, or `add` did for a notifier that came later, because
+        // it stands in `graces` or `held` from `begin` up to here (an unmap begins and ends under
+        // one lock). It is ended once.
         self.all().for_each(|notifier| unsafe { notifier.invalidate_end(range) });
     }
 
@@ -94,13 +106,46 @@ impl Told {
     }
 
     /// A discard: its window stays open, because the pages go only after the message was read.
-    fn discard(&mut self, range: AddrRange, mark: Option<Mark>, grace: Duration) {
-        let Some(widened) = self.graces.add(range, mark, Instant::now(), grace) else { return };
-        let _ = self.begin(widened.now);
+    /// Returns the number of drivers that panicked.
+    fn discard(&mut self, range: AddrRange, page: usize, mark: impl FnOnce() -> Option<Mark>) -> u64 {
+        let now = Instant::now();
+        let Self { notifiers, graces, .. } = self;
+        let widened = graces.add(range, page, now, mark, |gap| is_clear(notifiers, gap));
+        let panics = self.begin(widened.now);
         if let Some(before) = widened.before {
             self.end(before);
         }
+        panics
     }
+
+    /// Opens the window of an unmapper that strict mode holds. Returns the number of drivers that
+    /// panicked.
+    pub(super) fn hold(&mut self, range: AddrRange) -> u64 {
+        if let Some(place) = self.held.iter_mut().find(|place| place.is_none()) {
+            *place = Some(range);
+        }
+        self.begin(range)
+    }
+
+    /// Ends it.
+    pub(super) fn let_go(&mut self, range: AddrRange) {
+        if let Some(place) = self.held.iter_mut().find(|place| **place == Some(range)) {
+            *place = None;
+        }
+        self.end(range);
+    }
+}
+
+fn is_clear(notifiers: &[Slot], range: AddrRange) -> bool {
+    notifiers.iter().flatten().all(|notifier| match notifier.invalidate_start(range, Blockable::No) {
+        Ok(stopping) => {
+            stopping.finish_without_waiting();
+            // SAFETY: opened one line above.
+            unsafe { notifier.invalidate_end(range) };
+            true
+        }
+        Err(_) => false,
+    })
 }
 
 /// Counters of the monitor.
@@ -109,6 +154,10 @@ pub(super) struct Counters {
     pub(super) unmaps: AtomicU64,
     pub(super) remaps: AtomicU64,
     pub(super) discards: AtomicU64,
+    /// Discards whose end was shown by evidence alone.
+    pub(super) evidence: AtomicU64,
+    /// Discards that nothing had shown to be over after a grace.
+    pub(super) unproved: AtomicU64,
     /// Unmappers that were let go though a device was not idle.
     pub(super) overdue: AtomicU64,
     /// Drivers that panicked in the monitor's thread.
@@ -196,20 +245,24 @@ impl Shared {
             match event {
                 Event::Unmap(range) => {
                     count(&self.counters.unmaps);
+                    told.graces.strike(range);
                     // The pages are gone: what is pinned from here on is new.
                     self.begin(&told, range);
                     told.end(range);
                 }
-                Event::Remap { from, .. } => {
+                Event::Remap { from, to } => {
                     count(&self.counters.remaps);
+                    told.graces.strike(from);
+                    told.graces.strike(to);
                     // What was at the new place before has an unmap of its own.
                     self.begin(&told, from);
                     told.end(from);
                 }
                 Event::Remove(range) => {
                     count(&self.counters.discards);
-                    let mark = if self.options.marks { self.pagemap.mark(range) } else { None };
-                    told.discard(range, mark, self.options.grace);
+                    let mark = || if self.options.marks { self.pagemap.mark(range) } else { None };
+                    let panics = told.discard(range, self.pagemap.page(), mark);
+                    self.counters.panics.fetch_add(panics, Ordering::Relaxed);
                 }
             }
         }
@@ -219,17 +272,43 @@ impl Shared {
     fn expire(&self) {
         let mut told = self.told();
         let now = Instant::now();
-        while let Some(range) = told.graces.take_over(now, |mark| self.progress(mark)) {
+        if !told.graces.is_due(now) {
+            return;
+        }
+        let grace = self.options.grace;
+        if !self.options.marks {
+            while let Some(range) = told.graces.take_old(now, grace) {
+                told.end(range);
+            }
+            told.graces.plan(now, Duration::ZERO, false);
+            return;
+        }
+        let Told { graces, census, .. } = &mut *told;
+        if let Some(budget) = graces.begin_round() {
+            census.begin(budget);
+        }
+        let (verdict, soon) = census.look();
+        graces.hear(verdict);
+        while let Some((range, shown)) = told.graces.take_over(now, grace, |mark| self.progress(mark)) {
+            if shown == Verdict::Evidence {
+                count(&self.counters.evidence);
+            }
             told.end(range);
         }
+        let late = told.graces.count_late(now, grace);
+        self.counters.unproved.fetch_add(late, Ordering::Relaxed);
+        let after = Instant::now();
+        told.graces.plan(after, after.saturating_duration_since(now), soon);
     }
 
-    /// How far a discard is.
-    fn progress(&self, mark: Option<Mark>) -> Progress {
-        if self.options.marks && threads::all_others_sleep() {
-            return Progress::Over;
+    /// How far a discard is, by its mark.
+    fn progress(&self, mark: Mark) -> Progress {
+        match self.pagemap.progress(mark) {
+            // A change that is told after it happened may have taken the page: with its message
+            // read, the mark would have been struck out.
+            Progress::Over if !self.watch.channels().is_some_and(Channels::are_quiet) => Progress::Unknown,
+            progress => progress,
         }
-        mark.map_or(Progress::Unknown, |mark| self.pagemap.progress(mark))
     }
 
     fn timeout(&self, held: &[Held]) -> Option<Duration> {

@@ -1,9 +1,11 @@
 //! Has a discard happened yet? The kernel tells before it, and not after.
 //!
 //! `PAGEMAP_SCAN` (Linux 6.7) can write-protect a page and say later whether it still is. A discard
-//! takes the mark away with the page, so a mark that is still there proves that the discard is
-//! still to come, and a marked page that is gone proves that it has come. A write takes the mark
-//! away, too, and proves nothing. A marked page costs its next writer one fault, which the kernel
+//! takes the mark away with the page, so a marked page that is gone proves that it has come, unless
+//! another change has taken the page: the monitor strikes such marks out ([`super::grace`]). A mark
+//! that still stands says that the discard is to come, or that it was done between the reading and
+//! the marking, and the page is a new one. A write takes the mark away, too, and says nothing. A
+//! marked page costs its next writer one fault, which the kernel
 //! resolves by itself (`UFFD_FEATURE_WP_ASYNC`).
 
 use core::ffi::c_ulong;
@@ -56,9 +58,9 @@ pub(super) struct Mark {
 /// What a mark says of its discard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// It is still to come: for certain.
+    /// The mark stands: it is still to come, or the mark was put on the page that was written anew.
     ToCome,
-    /// It is over: for certain.
+    /// The marked page is gone: it is over, if nothing else has taken the page.
     Over,
     /// The page was written, or came back, or swapped out.
     Unknown,
@@ -74,6 +76,16 @@ impl Pagemap {
     /// Opens it. If that is refused, or the kernel is older, every answer is "unknown".
     pub(super) fn open(page: usize) -> Self {
         Self { file: File::open("/proc/self/pagemap").ok(), page }
+    }
+
+    /// Whether the process may ask it. `setuid` takes the right to open it away, not what is open.
+    pub(super) fn is_open(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Bytes in a page.
+    pub(super) fn page(&self) -> usize {
+        self.page
     }
 
     /// Marks a page of the range: the last one, or else the first that is there.

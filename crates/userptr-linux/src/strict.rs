@@ -6,6 +6,7 @@ use super::channels::Channels;
 use super::monitor::count;
 use super::regions::Regions;
 use super::uffd::Events;
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 use std::time::Instant;
 use std::vec::Vec;
@@ -38,7 +39,8 @@ impl Shared {
     /// Opens the window of a region whose unmapper waits from now on.
     fn held(&self, index: usize, range: Option<AddrRange>) -> Held {
         if let Some(range) = range {
-            self.begin(&self.told(), range);
+            let panics = self.told().hold(range);
+            self.counters.panics.fetch_add(panics, Ordering::Relaxed);
         }
         let now = Instant::now();
         Held { index, range, until: now.checked_add(self.options.hold).unwrap_or(now) }
@@ -46,7 +48,7 @@ impl Shared {
 
     fn end_window(&self, range: Option<AddrRange>) {
         if let Some(range) = range {
-            self.told().end(range);
+            self.told().let_go(range);
         }
     }
 

@@ -25,6 +25,7 @@ mod awaited;
 mod child;
 mod child_drops;
 mod device;
+mod discards;
 mod fork;
 mod late;
 mod limits;

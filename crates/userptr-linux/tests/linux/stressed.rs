@@ -6,10 +6,6 @@ use crate::stress::run::run;
 use std::time::Duration;
 
 fn short(mode: Mode) -> Tally {
-    // Buffers of the allocator are mappings of their own, however many were freed before: what it
-    // frees under its lock is rule 32's.
-    // SAFETY: sets a number.
-    assert_eq!(unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10) }, 1);
     let plan = Plan { mode, time: Duration::from_secs(3), life: 1000, discards: 10, ..Plan::default() };
     let tally = run(plan, &mut |_| {}).unwrap();
     println!("{tally:?}");
