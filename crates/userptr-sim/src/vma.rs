@@ -1,6 +1,7 @@
 //! Mappings and page tables. All numbers here are page numbers; ends are exclusive.
 
 use super::frames::{CONTENT, Frames, Page};
+use super::machine::Machine;
 use core::ops::Range;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,15 +25,16 @@ impl Prot {
     pub const NONE: Self = Self { read: false, write: false };
 }
 
-/// Memory that several mappings share (`memfd`): its pages, by their index.
+/// Memory that several mappings share (`memfd`): its pages, by their index. They go with the last mapping.
 #[derive(Debug)]
 pub struct Shared {
-    pub(super) pages: Mutex<BTreeMap<usize, Page>>,
+    pages: Mutex<BTreeMap<usize, Page>>,
+    machine: Machine,
 }
 
 impl Shared {
-    pub(super) fn new() -> Self {
-        Self { pages: Mutex::default() }
+    pub(super) fn new(machine: &Machine) -> Self {
+        Self { pages: Mutex::default(), machine: machine.clone() }
     }
 
     /// The page at `index`, with one more map for the caller; made if need be.
@@ -48,6 +50,24 @@ impl Shared {
         };
         frames.map(page);
         Ok(page)
+    }
+
+    /// Drops a clean page that only the caller maps.
+    pub(super) fn forget(&self, index: usize, page: Page, frames: &Frames) {
+        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        if frames.state(page).maps == 2 && pages.get(&index) == Some(&page) {
+            pages.remove(&index);
+            frames.unmap(page);
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let pages = self.pages.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for page in pages.values() {
+            self.machine.frames().unmap(*page);
+        }
     }
 }
 

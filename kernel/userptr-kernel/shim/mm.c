@@ -286,20 +286,35 @@ long uk_pin(struct mm_struct *mm, unsigned long start, unsigned long n, bool wri
 }
 
 /*
- * Called inside invalidations. The thread that invalidates may hold the page's lock, so it is only tried; the pin for
- * writing had marked the page dirty already.
+ * The device wrote to it. The thread that invalidates may hold the page's lock, and so may reclaim, which drops what is
+ * clean: the lock is only tried, and a page is marked all the same. A fast pin had marked nothing.
+ *
+ * Without the lock: the page of anonymous or of shared memory needs no more than the bit (what noop_dirty_folio() does; no
+ * mapping is looked at, which could go away). For the others nothing is left to do: a page of a file is written through an
+ * entry that page_mkwrite() made writable and the page dirty, and writeback takes that entry away, with an invalidation,
+ * before it looks at the content.
  */
+static void mark_dirty(struct page *page)
+{
+	if (trylock_page(page)) {
+		set_page_dirty(page);
+		unlock_page(page);
+	} else if (PageAnon(page) || PageSwapBacked(page)) {
+		/* Before the pin goes: who finds the page unreferenced finds it dirty. */
+		SetPageDirty(page);
+	}
+	uk_count(USERPTR_DIRTIED, 1);
+}
+
+/* Called inside invalidations. */
 void uk_unpin(struct page *const *pages, unsigned long n, bool dirty, bool accessed)
 {
 	unsigned long i;
 
 	uk_count(USERPTR_PINS, -(long)n);
 	for (i = 0; i < n; i++) {
-		if (dirty && trylock_page(pages[i])) {
-			set_page_dirty(pages[i]);
-			unlock_page(pages[i]);
-			uk_count(USERPTR_DIRTIED, 1);
-		}
+		if (dirty)
+			mark_dirty(pages[i]);
 		if (accessed)
 			mark_page_accessed(pages[i]);
 		unpin_user_page(pages[i]);
