@@ -108,13 +108,7 @@ static int moved_but_mapped(void)
 /* Whether the kernel has noted a write to the page since the marks were cleared. */
 static bool soft_dirty(const unsigned char *page)
 {
-	int file = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	uint64_t entry = 0;
-
-	if (pread(file, &entry, sizeof(entry), (off_t)((uintptr_t)page / PAGE * sizeof(entry))) != sizeof(entry))
-		entry = 0;
-	close(file);
-	return entry >> 55 & 1;
+	return page_entry(page) >> 55 & 1;
 }
 
 /* A checkpoint asks which pages were written since the last one: what the device writes counts. */
@@ -226,17 +220,6 @@ static int answered_write(void)
 }
 
 /* ---- machines with two nodes ---- */
-
-static uint64_t frame(const unsigned char *page)
-{
-	int file = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	uint64_t entry = 0;
-
-	if (pread(file, &entry, sizeof(entry), (off_t)((uintptr_t)page / PAGE * sizeof(entry))) != sizeof(entry))
-		entry = 0;
-	close(file);
-	return entry & ((1ULL << 55) - 1);
-}
 
 /* Moves the pages to the other node; true if all lie there. A page that somebody holds for a moment needs another try. */
 static bool move_away(void)

@@ -180,20 +180,6 @@ static int merge_neighbours(void)
 
 /* ---- huge pages ---- */
 
-/* Whether the kernel says that the page belongs to a huge one (KPF_THP, for the first and all further pages). */
-static bool is_huge(const unsigned char *page)
-{
-	int map = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC), flags = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
-	uint64_t entry = 0, bits = 0;
-
-	if (pread(map, &entry, sizeof(entry), (off_t)((uintptr_t)page / PAGE * sizeof(entry))) != sizeof(entry) ||
-	    pread(flags, &bits, sizeof(bits), (off_t)((entry & ((1ULL << 55) - 1)) * sizeof(bits))) != sizeof(bits))
-		bits = 0;
-	close(map);
-	close(flags);
-	return bits >> 22 & 1;
-}
-
 /* Two huge pages, stamped. */
 static int huge_pair(unsigned int seed)
 {

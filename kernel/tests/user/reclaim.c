@@ -36,16 +36,10 @@ static void look_at(const unsigned char *memory, size_t pages)
 /* Whether all pages of the range are present, or (`in` false) none is. */
 static bool resident(unsigned char *memory, size_t pages, bool in)
 {
-	int file = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	bool same = true;
 
-	for (size_t i = 0; i < pages; i++) {
-		uint64_t entry = 0;
-
-		same &= pread(file, &entry, sizeof(entry), (off_t)((uintptr_t)(memory + i * PAGE) / PAGE * sizeof(entry))) == sizeof(entry) &&
-			entry >> 63 == in;
-	}
-	close(file);
+	for (size_t i = 0; i < pages; i++)
+		same &= page_entry(memory + i * PAGE) >> 63 == in;
 	return same;
 }
 
