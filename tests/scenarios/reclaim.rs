@@ -1,7 +1,6 @@
 //! Scenarios 140 to 142: what the device wrote survives reclaim, which holds the page lock (rule 35).
 
 use crate::world::{Host, World};
-use userptr::Error;
 use userptr_sim::PAGE;
 
 /// Three pages that are present, writable and clean, each in its own way. The value is what the processor finds if a
@@ -58,10 +57,7 @@ fn s142_what_nobody_wrote_is_dropped<P: Host>() {
     let _in = w.enter();
     for (a, before) in clean_pages(&w) {
         let object = w.create(a, 1);
-        let lease = match object.try_acquire() {
-            Err(Error::Again) => unreachable!("present and writable"),
-            other => other.unwrap(),
-        };
+        let lease = object.try_acquire().unwrap();
         let _ = w.read(&lease, 0);
         drop(lease);
         w.process.reclaim(a, PAGE, true).unwrap();
