@@ -80,6 +80,11 @@ impl<D: Device> UserPtr<D> {
 
     fn attach_and_pin(&self, current: Current) -> Result<Lease<'_, D>, Error> {
         let body = self.body();
+        // An invalidation waits for this thread's own lease. To allocate would be to wait, too: reclaim
+        // may start there (rule 28).
+        if is_held_here(self) {
+            return Err(Error::Again);
+        }
         // All that can be needed is allocated before anything is attached (rule 7), outside every
         // lock (rule 27).
         let pinned = Pinned::new(body)?;

@@ -165,7 +165,8 @@ fn s80_two_windows_that_wait_for_each_others_cancels<P: Host>() {
     for _ in 0..rounds(300) {
         w.process.touch(a, 4 * PAGE, 1).unwrap();
         for (mine, theirs) in objects.iter().zip(&others) {
-            drop((w.lease(mine), second.lease(theirs)));
+            drop(w.lease(mine));
+            drop(second.lease(theirs));
         }
         thread::scope(|s| {
             s.spawn(|| w.process.reclaim(a, 3 * PAGE, true).unwrap());

@@ -15,6 +15,7 @@
 //! | 69-76 | `crates/userptr-linux/tests/linux`, on real memory |
 //! | 77-82 | `corners` |
 //! | 83, 84, 86 | `deadlines` |
+//! | 140-142 | `reclaim` |
 //! | 160-164, 169-179, 186-189, 191 | `tests/cases`, on loom and under Miri |
 //! | 165-168 | `edges` |
 //! | 180-184 | `faulty` |
@@ -47,6 +48,7 @@ mod lifetime;
 mod locks;
 mod memory;
 mod pinning;
+mod reclaim;
 mod sharing;
 mod windows;
 mod workers;

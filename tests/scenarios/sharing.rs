@@ -74,11 +74,7 @@ fn s62_two_devices_stop_before_one_is_waited_for<P: Host>() {
         let a = w.memory(4);
         // Two objects on the first device, and one on the second.
         let objects = [w.create(a, 2), w.create(a + PAGE, 2), second.create(a, 4)];
-        let jobs = [
-            w.job(&w.lease(&objects[0])),
-            w.job(&w.lease(&objects[1])),
-            second.job(&second.lease(&objects[2])),
-        ];
+        let jobs = objects.each_ref().map(|object| w.job(&w.lease(object)));
         // Each job ends when every one was asked to stop: a host that waits for one before it tells
         // the next hangs here.
         thread::scope(|s| {

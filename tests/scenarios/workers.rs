@@ -203,7 +203,8 @@ fn s33_the_worker_limit_leaves_nothing_attached<P: Host>() {
     assert_eq!((w.ctx.stats().workers, w.stats(&two).attached), (1, 1));
     w.work();
     assert_eq!(w.ctx.stats().workers, 0);
-    drop((w.lease(&one), w.lease(&two)));
+    drop(w.lease(&one));
+    drop(w.lease(&two));
     drop((one, two));
     w.finish();
 }

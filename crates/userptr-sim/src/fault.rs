@@ -32,7 +32,11 @@ impl Process {
         loop {
             let tables = self.mm().tables();
             if let Some(pte) = tables.ptes.get(&(address >> SHIFT)).filter(|pte| pte.write) {
-                let done = self.mm().machine.frames().store(pte.page, address % PAGE, value);
+                let frames = self.mm().machine.frames();
+                let done = frames.store(pte.page, address % PAGE, value);
+                if done {
+                    frames.set_modified(pte.page, true);
+                }
                 return if done { Ok(()) } else { Err(Error::Fault) };
             }
             drop(tables);
@@ -75,8 +79,9 @@ impl Mm {
             let pte = match &vma.shared {
                 Some((shared, first)) => Pte::new(shared.page(first + at - start, frames)?, prot, true),
                 None if tables.swap.contains_key(&at) => {
+                    // Writable, clean until somebody writes, and the copy that was put away stays.
                     let page = frames.alloc()?;
-                    frames.fill(page, tables.swap.remove(&at).unwrap());
+                    frames.fill(page, tables.swap[&at]);
                     Pte::new(page, prot, true)
                 }
                 None if write => Pte::new(frames.alloc()?, prot, true),
@@ -107,6 +112,7 @@ impl Mm {
         let frames = self.machine.frames();
         let copy = frames.alloc()?;
         frames.fill(copy, frames.content(old.page));
+        frames.set_modified(copy, true);
         let range = at..at + 1;
         let change = |_: &_| {
             let mut tables = self.tables();

@@ -50,6 +50,9 @@ struct Frame {
     generation: u64,
     state: PageState,
     locked: bool,
+    /// The content is nowhere else: reclaim has to put it away. A page without this mark is dropped. The
+    /// processor's writes set it, a device's do not.
+    modified: bool,
     content: Option<Box<[u8; CONTENT]>>,
 }
 
@@ -94,6 +97,7 @@ impl Frames {
         let f = &mut m.frames[frame];
         f.generation += 1;
         f.state = PageState { maps: 1, ..PageState::default() };
+        f.modified = false;
         f.content = None;
         Ok(Page { frame, generation: f.generation })
     }
@@ -126,9 +130,10 @@ impl Frames {
     pub(super) fn unpin(&self, page: Page, dirty: bool, accessed: bool) -> bool {
         let mut m = self.memory();
         let Some(f) = m.live(page) else { return false };
-        // The page lock, which another may hold, is tried and not waited for: dirty is set with it
-        // or without it.
+        // The page lock, which the thread that invalidates may hold, is not waited for. Nor does a lock
+        // that is taken excuse from marking (rule 35): who holds it may be about to drop the page.
         f.state.dirty |= dirty;
+        f.modified |= dirty;
         f.state.accessed |= accessed;
         match f.state.pins.checked_sub(1) {
             Some(pins) => f.state.pins = pins,
@@ -139,6 +144,17 @@ impl Frames {
         }
         m.free_if_unused(page);
         true
+    }
+
+    /// Says whether the content is nowhere else.
+    pub(super) fn set_modified(&self, page: Page, modified: bool) {
+        if let Some(f) = self.memory().live(page) {
+            f.modified = modified;
+        }
+    }
+
+    pub(super) fn is_modified(&self, page: Page) -> bool {
+        self.memory().peek(page).is_some_and(|f| f.modified)
     }
 
     pub(super) fn state(&self, page: Page) -> PageState {

@@ -1,6 +1,6 @@
 //! The operations that change mappings, each in its real steps.
 
-use super::frames::{Page, ZERO};
+use super::frames::{Frames, Page, ZERO};
 use super::mm::{Mm, Process};
 use super::notify::Refused;
 use super::seam::Op;
@@ -97,6 +97,22 @@ impl Process {
         let mm = self.mm();
         let _mmap = mm.mmap.read();
         sure(mm.invalidate(Op::Dontneed, &range, true, |_| mm.tables().clear(&range), drop_all));
+    }
+
+    /// Lets the content of the range go when memory runs short (`MADV_FREE`). Until somebody writes, the pages
+    /// stay as they are, writable and clean.
+    pub fn free_lazily(&self, address: usize, len: usize) {
+        let range = span(address, len);
+        let mm = self.mm();
+        let _mmap = mm.mmap.read();
+        let change = |machine: &super::Machine| {
+            let mut tables = mm.tables();
+            tables.swap.retain(|at, _| !range.contains(at));
+            for (_, pte) in tables.ptes.range(range.clone()).filter(|(_, pte)| pte.page != ZERO) {
+                machine.frames().set_modified(pte.page, false);
+            }
+        };
+        sure(mm.invalidate(Op::Free, &range, true, change, |_, ()| ()));
     }
 
     /// Changes what the process may do with the range.
@@ -206,7 +222,7 @@ impl Mm {
             for (at, page) in &locked {
                 let same = tables.ptes.get(at).is_some_and(|pte| pte.page == *page);
                 if same && frames.state(*page).pins == 0 {
-                    put_away(&mut tables, *at, frames.content(*page));
+                    put_away(&mut tables, *at, *page, frames);
                     frames.unlock(*page);
                     gone.push(*page);
                 } else {
@@ -225,11 +241,18 @@ impl Mm {
     }
 }
 
-fn put_away(tables: &mut Tables, at: usize, content: [u8; super::CONTENT]) {
+/// Takes a page out of the page table. Its content is kept if it is nowhere else, and dropped if it is clean.
+fn put_away(tables: &mut Tables, at: usize, page: Page, frames: &Frames) {
     tables.ptes.remove(&at);
-    // Shared memory keeps its pages itself.
-    if tables.find(at).is_some_and(|(_, vma)| vma.shared.is_none()) {
-        tables.swap.insert(at, content);
+    let modified = frames.is_modified(page);
+    let Some((start, vma)) = tables.find(at) else { return };
+    match &vma.shared {
+        // Shared memory keeps its pages itself.
+        Some((shared, first)) if !modified => shared.forget(first + at - start, page, frames),
+        None if modified => {
+            tables.swap.insert(at, frames.content(page));
+        }
+        _ => {}
     }
 }
 

@@ -37,6 +37,10 @@ impl Record {
             let _mmap = mm.mmap.read();
             loop {
                 if let Some(page) = mm.pin_present(at, write) {
+                    // A pin that may wait marks what it pins for writing (`FOLL_TOUCH`); a fast one does not.
+                    if write {
+                        mm.machine.frames().set_modified(page, true);
+                    }
                     return Some(page);
                 }
                 mm.fault_locked(at, write).ok()?;

@@ -52,6 +52,8 @@ pub enum Op {
     Mremap,
     /// `madvise(MADV_DONTNEED)`.
     Dontneed,
+    /// `madvise(MADV_FREE)`.
+    Free,
     /// `mprotect`.
     Mprotect,
     /// `fork`.

@@ -52,6 +52,15 @@ impl Shared {
         frames.map(page);
         Ok(page)
     }
+
+    /// Drops a clean page that only the caller maps.
+    pub(super) fn forget(&self, index: usize, page: Page, frames: &Frames) {
+        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        if frames.state(page).maps == 2 && pages.get(&index) == Some(&page) {
+            pages.remove(&index);
+            frames.unmap(page);
+        }
+    }
 }
 
 impl Drop for Shared {

@@ -320,11 +320,12 @@ impl<D: Engine> File<D> {
             return Err(Error::Fault);
         }
         let task = if write { Task::Write } else { Task::Read };
+        let job = Job::fresh(task, range, Some(bytes))?;
         let lease = acquire(object, Duration::from_secs(10))?;
         if write {
             lease.mark_written();
         }
-        let job = Job::begin(self.queue(), lease.map(), task, range, Some(bytes));
+        let job = job.begin(self.queue(), lease.map());
         drop(lease);
         let job = job?;
         match job.wait(COPY_LIMIT) {
@@ -344,9 +345,10 @@ impl<D: Engine> File<D> {
         }
         let object = self.object(raw)?;
         let task = Task::Fill { value, ns: ms.saturating_mul(1_000_000), deaf };
+        let job = Job::fresh(task, range, None)?;
         let lease = acquire(&object, Duration::from_secs(10))?;
         lease.mark_written();
-        let job = Job::begin(self.queue(), lease.map(), task, range, None);
+        let job = job.begin(self.queue(), lease.map());
         drop(lease);
         let job = job?;
         // SAFETY: initialised; this thread does not hold it.

@@ -90,10 +90,14 @@ pub enum Task {
 /// A reference to a job of a device.
 pub type JobRef<D> = Ref<Job<<D as Engine>::Table>, Kernel>;
 
+/// A job that has not begun: nobody else has it.
+pub struct Fresh<T: Table>(Ref<Job<T>, Kernel>);
+
 /// One job.
 pub struct Job<T: Table> {
     work: Work<Self, Kernel>,
-    table: Ref<T, Kernel>,
+    /// What it works on, from its beginning on. Written once, by [`Fresh::begin`].
+    table: UnsafeCell<Option<Ref<T, Kernel>>>,
     task: Task,
     range: Range<usize>,
     buffer: *mut u8,
@@ -104,7 +108,7 @@ pub struct Job<T: Table> {
     ended: KWait,
 }
 
-// SAFETY: buffer and outcome belong to the job, are touched by its worker, and by others only once
+// SAFETY: the table is written before anybody else has the job; buffer and outcome belong to the job, are touched by its worker, and by others only once
 // `done` was seen.
 unsafe impl<T: Table> Send for Job<T> {}
 // SAFETY: as above.
@@ -135,33 +139,50 @@ unsafe impl<T: Table> HasWork<Kernel> for Job<T> {
     }
 }
 
-impl<T: Table> Job<T> {
-    /// Begins a job. The caller holds a lease on the mapping's object for the duration of this
-    /// call.
+impl<T: Table> Fresh<T> {
+    /// Begins the job. The caller holds a lease on the mapping's object for the duration of this
+    /// call, which allocates nothing.
     ///
     /// # Errors
-    /// `EFAULT` if the range is not within the object, `EPERM` to write a read-only object,
+    /// `EFAULT` if the range is not within the object, `EPERM` to write a read-only object, `EBUSY`.
+    pub fn begin(self, queue: &KQueue, map: &Mapping<T>) -> Result<Ref<Job<T>, Kernel>, Error> {
+        let (job, table) = (self.0, map.0.clone());
+        if job.range.end > table.pages().saturating_mul(PAGE) || job.range.start > job.range.end {
+            return Err(Error::Fault);
+        }
+        if !table.writable() && !matches!(job.task, Task::Read) {
+            return Err(Error::Permission);
+        }
+        // Known to the device under the lease, so before `wait_idle` asks.
+        table.enter(job.deaf());
+        // SAFETY: nobody else has the job.
+        unsafe { job.table.get().write(Some(table)) };
+        count(counter::JOBS, 1);
+        if enqueue::<Job<T>, Kernel, 0>(queue, job.clone()).is_err() {
+            job.end(Err(Error::Busy));
+            return Err(Error::Busy);
+        }
+        Ok(job)
+    }
+}
+
+impl<T: Table> Job<T> {
+    /// Makes a job. Before the lease is taken: an allocation may start reclaim, which may wait for
+    /// that very lease (rule 28).
+    ///
+    /// # Errors
     /// `ENOMEM`.
-    pub fn begin(
-        queue: &KQueue,
-        map: &Mapping<T>,
+    pub fn fresh(
         task: Task,
         range: Range<usize>,
         bytes: Option<Buffer<u8, Kernel>>,
-    ) -> Result<Ref<Self, Kernel>, Error> {
-        let table = map.0.clone();
-        if range.end > table.pages().saturating_mul(PAGE) || range.start > range.end {
-            return Err(Error::Fault);
-        }
-        if !table.writable() && !matches!(task, Task::Read) {
-            return Err(Error::Permission);
-        }
+    ) -> Result<Fresh<T>, Error> {
         let mut bytes = bytes;
         let buffer =
             bytes.as_mut().map_or(core::ptr::null_mut(), |b| b.spare_capacity_mut().as_mut_ptr().cast());
         let job = Self {
             work: Work::uninit(),
-            table,
+            table: UnsafeCell::new(None),
             task,
             range,
             buffer,
@@ -170,15 +191,12 @@ impl<T: Table> Job<T> {
             done: AtomicBool::new(false),
             ended: KWait::uninit(),
         };
-        let job = Ref::try_new(job)?;
-        // Known to the device under the lease, so before `wait_idle` asks.
-        job.table.enter(job.deaf());
-        count(counter::JOBS, 1);
-        if enqueue::<Self, Kernel, 0>(queue, job.clone()).is_err() {
-            job.end(Err(Error::Busy));
-            return Err(Error::Busy);
-        }
-        Ok(job)
+        Ok(Fresh(Ref::try_new(job)?))
+    }
+
+    fn table(&self) -> Result<&T, Error> {
+        // SAFETY: written before anybody else had the job.
+        unsafe { (*self.table.get()).as_deref() }.ok_or(Error::Invalid)
     }
 
     /// Waits for the end of the job; a signal ends the wait, not the job.
@@ -203,7 +221,9 @@ impl<T: Table> Job<T> {
 
     fn end(&self, outcome: Result<(), Error>) {
         count(counter::JOBS, -1);
-        self.table.leave(self.deaf());
+        if let Ok(table) = self.table() {
+            table.leave(self.deaf());
+        }
         // SAFETY: `done` is not set yet, so the outcome is ours.
         unsafe { self.outcome.get().write(outcome) };
         // ORDERING: releases the buffer and the outcome; pairs with the acquire in `wait`.
@@ -226,9 +246,10 @@ impl<T: Table> Job<T> {
     }
 
     fn copy(&self, to_pages: bool) -> Result<(), Error> {
+        let table = self.table()?;
         self.each(|at, done, len| {
             // SAFETY: the buffer has room for the whole range (`begin`); this job has entered.
-            unsafe { self.table.copy(at, self.buffer.wrapping_add(done), len, to_pages) }
+            unsafe { table.copy(at, self.buffer.wrapping_add(done), len, to_pages) }
         })
     }
 
@@ -236,9 +257,10 @@ impl<T: Table> Job<T> {
     fn fill(&self, value: u8, ns: u64, deaf: bool) -> Result<(), Error> {
         let until = now_ns().saturating_add(ns);
         let mut value = value;
-        while deaf || !self.table.is_stopped() {
+        let table = self.table()?;
+        while deaf || !table.is_stopped() {
             // SAFETY: this job has entered.
-            let filled = self.each(|at, _, len| unsafe { self.table.fill(at, value, len, deaf) });
+            let filled = self.each(|at, _, len| unsafe { table.fill(at, value, len, deaf) });
             match filled {
                 Err(Error::Again) => break,
                 Err(error) => return Err(error),

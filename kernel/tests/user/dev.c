@@ -153,6 +153,54 @@ bool device_sees(int fd, uint64_t handle, size_t pages, unsigned int seed)
 	return same;
 }
 
+uint64_t page_entry(const unsigned char *page)
+{
+	int file = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t entry = 0;
+
+	if (pread(file, &entry, sizeof(entry), (off_t)((uintptr_t)page / PAGE * sizeof(entry))) != sizeof(entry))
+		entry = 0;
+	close(file);
+	return entry;
+}
+
+uint64_t frame(const unsigned char *page)
+{
+	uint64_t entry = page_entry(page);
+
+	return entry >> 63 ? entry & ((1ULL << 55) - 1) : 0;
+}
+
+bool is_huge(const unsigned char *page)
+{
+	int file = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
+	uint64_t bits = 0;
+
+	/* KPF_THP, for the first and for all further pages. */
+	if (pread(file, &bits, sizeof(bits), (off_t)(frame(page) * sizeof(bits))) != sizeof(bits))
+		bits = 0;
+	close(file);
+	return bits >> 22 & 1;
+}
+
+long vmstat(const char *name)
+{
+	int refresh = open("/proc/sys/vm/stat_refresh", O_WRONLY | O_CLOEXEC);
+	FILE *f = fopen("/proc/vmstat", "re");
+	size_t len = strlen(name);
+	char line[128];
+	long n = -1;
+
+	if (write(refresh, "1", 1) == 1)
+		while (f && fgets(line, sizeof(line), f))
+			if (!strncmp(line, name, len) && line[len] == ' ')
+				sscanf(line + len, "%ld", &n);
+	close(refresh);
+	if (f)
+		fclose(f);
+	return n;
+}
+
 long now_ms(void)
 {
 	struct timespec t;
@@ -163,19 +211,8 @@ long now_ms(void)
 
 long machine_pins(long *ever)
 {
-	char line[128];
-	long acquired = -1, released = -1;
-	int refresh = open("/proc/sys/vm/stat_refresh", O_WRONLY);
-	FILE *f = fopen("/proc/vmstat", "r");
+	long acquired = vmstat("nr_foll_pin_acquired"), released = vmstat("nr_foll_pin_released");
 
-	if (refresh < 0 || write(refresh, "1", 1) != 1 || !f)
-		return -1;
-	close(refresh);
-	while (fgets(line, sizeof(line), f)) {
-		sscanf(line, "nr_foll_pin_acquired %ld", &acquired);
-		sscanf(line, "nr_foll_pin_released %ld", &released);
-	}
-	fclose(f);
 	if (ever)
 		*ever = acquired;
 	return acquired > 0 && released >= 0 ? acquired - released : -1;

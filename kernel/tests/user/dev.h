@@ -49,6 +49,14 @@ void stamp(unsigned char *at, size_t pages, unsigned int seed);
 bool device_sees(int fd, uint64_t handle, size_t pages, unsigned int seed);
 bool cpu_sees(const unsigned char *at, size_t pages, unsigned int seed);
 long now_ms(void);
+/* What the kernel says of the page in /proc/self/pagemap: 0 if it cannot be told. */
+uint64_t page_entry(const unsigned char *page);
+/* The frame that a page lies in; 0 if it lies in none. */
+uint64_t frame(const unsigned char *page);
+/* Whether the page is part of a huge one. */
+bool is_huge(const unsigned char *page);
+/* A number of /proc/vmstat, brought up to date; -1 if there is none. */
+long vmstat(const char *name);
 /* Ends and reaps a child; its exit status, or -1. */
 int reap(pid_t child);
 

@@ -89,6 +89,7 @@ static int huge_pages(void)
 	at = (unsigned char *)(((uintptr_t)area + huge - 1) & -huge);
 	CHECK_EQ(madvise(at, 2 * huge, MADV_HUGEPAGE), 0);
 	stamp(at, n, 3);
+	CHECK(is_huge(at + 100 * PAGE) && is_huge(at + 600 * PAGE));
 	fd = dev_open(USERPTR_EDU);
 	CHECK_EQ(dev_create(fd, at, n * PAGE, 0, &h), 0);
 	CHECK(agree(0, 64) && agree(511 * PAGE + 4000, 96) && agree(1023 * PAGE + 4090, 6));

@@ -12,24 +12,61 @@ static uint64_t h;
 
 /* ---- the kernel moves pages about: pinned ones stay, others move and the device follows ---- */
 
+/* How many of the pages lie in other frames than before; notes where they lie now. */
+static int moved(uint64_t *frames, size_t pages)
+{
+	int n = 0;
+
+	for (size_t i = 0; i < pages; i++) {
+		uint64_t now = frame(at + i * PAGE);
+
+		n += frames[i] != now;
+		frames[i] = now;
+	}
+	return n;
+}
+
 static int compaction(void)
 {
-	enum { LOTS = 2048 };
+	enum { LOTS = 1024, HOLES = 32 };
 	int knob = open("/proc/sys/vm/compact_memory", O_WRONLY);
+	static uint64_t frames[LOTS];
+	unsigned char *holes;
+	int follows = 0;
 
 	CHECK(knob >= 0);
 	fd = dev_open(0);
+	/* A page here, a hole there: something to move, and somewhere to move it. */
+	holes = memory(HOLES * LOTS);
+	CHECK_EQ(madvise(holes, HOLES * LOTS * PAGE, MADV_NOHUGEPAGE), 0);
 	at = memory(LOTS);
+	for (size_t i = 0; i < HOLES * LOTS; i++) {
+		holes[i * PAGE] = 1;
+		if (i % HOLES == 0)
+			at[i / HOLES * PAGE] = 1;
+	}
+	for (size_t i = 0; i < HOLES * LOTS; i += 2)
+		CHECK_EQ(madvise(holes + i * PAGE, PAGE, MADV_DONTNEED), 0);
 	stamp(at, LOTS, 5);
 	CHECK_EQ(dev_create(fd, at, LOTS * PAGE, 0, &h), 0);
-	for (int i = 0; i < 5; i++) {
+	for (int i = 0; i < 3; i++) {
+		long before;
+
 		CHECK_EQ(dev_get(fd, h), 0);
+		moved(frames, LOTS);
+		before = vmstat("pgmigrate_success");
 		CHECK_EQ(write(knob, "1", 1), 1);
+		/* Nobody is told: pinned pages are passed over, whatever else moves. */
+		CHECK_EQ(pins(fd), LOTS);
+		CHECK_EQ(moved(frames, LOTS), 0);
 		CHECK(device_sees(fd, h, LOTS, 5));
 		CHECK_EQ(dev_put(fd, h), 0);
 		CHECK_EQ(write(knob, "1", 1), 1);
+		follows += moved(frames, LOTS);
+		CHECK(vmstat("pgmigrate_success") > before || i);
 		CHECK(device_sees(fd, h, LOTS, 5));
 	}
+	CHECK(follows > 0);
 	CHECK(cpu_sees(at, LOTS, 5));
 	return 0;
 }
@@ -47,18 +84,6 @@ static long ksm(const char *knob, const char *value)
 		return -1;
 	close(file);
 	return atol(text);
-}
-
-/* The frame that a page lies in; 0 if it cannot be told. */
-static uint64_t frame(const unsigned char *page)
-{
-	int file = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	uint64_t entry = 0;
-
-	if (file < 0 || pread(file, &entry, sizeof(entry), (off_t)((uintptr_t)page / PAGE * sizeof(entry))) != sizeof(entry))
-		entry = 0;
-	close(file);
-	return entry & ((1ULL << 55) - 1);
 }
 
 /* Whether each page and its twin lie in one frame, before long. Not by the kernel's counts, which lag behind what is taken apart. */

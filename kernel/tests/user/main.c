@@ -99,6 +99,12 @@ static int has(const struct test *list)
 		return !access("/proc/self/fail-nth", F_OK);
 	if (list == minimal_tests)
 		return !access("/dev/userptr-minimal", F_OK);
+	if (list == swap_tests || list == disk_tests)
+		return !access("/dev/ram1", F_OK);
+	if (list == group_tests || list == group_swap_tests)
+		return !access("/sys/fs/cgroup/cgroup.controllers", F_OK) && (list == group_tests || !access("/dev/ram1", F_OK));
+	if (list == node_tests)
+		return !access("/sys/devices/system/node/node1", F_OK);
 	if (list == plain_tests)
 		return access("/proc/lockdep_stats", F_OK);
 	return 1;
@@ -106,7 +112,8 @@ static int has(const struct test *list)
 
 int main(int argc, char **argv)
 {
-	const struct test *lists[] = { self_tests, basic_tests, mapping_tests, process_tests, record_tests, stress_tests, kernel_tests, edu_tests,
+	const struct test *lists[] = { self_tests, basic_tests, mapping_tests, process_tests, record_tests, stress_tests, kernel_tests, reclaim_tests, swap_tests, group_tests,
+				       group_swap_tests, file_tests, disk_tests, node_tests, range_tests, other_tests, edu_tests,
 				       edu_other_tests, edu_iommu_tests, fault_tests, plain_tests, hit_tests, named_tests, last_tests,
 				       module_tests, module_fault_tests, minimal_tests, seeded_tests };
 	int failed = 0;

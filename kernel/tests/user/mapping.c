@@ -309,6 +309,7 @@ static int huge_pages(void)
 	stamp(at, n, 25);
 	fd = dev_open(0);
 	CHECK_EQ(dev_create(fd, at, n * PAGE, 0, &h), 0);
+	CHECK(is_huge(at + 100 * PAGE) && is_huge(at + 600 * PAGE));
 	CHECK(device_sees(fd, h, n, 25));
 	CHECK_EQ(pins(fd), n);
 	CHECK_EQ(madvise(at + 100 * PAGE, PAGE, MADV_DONTNEED), 0);

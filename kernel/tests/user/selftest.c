@@ -1,11 +1,6 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 /* Asks the module to test its platform inside the kernel. */
-#include "test.h"
-#include "uapi.h"
-
-#include <fcntl.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
+#include "dev.h"
 
 static int self(unsigned int which)
 {
@@ -43,10 +38,21 @@ const struct test self_tests[] = {
 /* A module with known bugs has more of them (seeded.rs). They pass if they ran: it is the kernel that has to complain. */
 SELF(100) SELF(101) SELF(102) SELF(103) SELF(104)
 
+/* The first registration tells lockdep what an invalidation waits for. */
+static int self105(void)
+{
+	int fd = dev_open(0);
+	uint64_t h;
+
+	CHECK_EQ(dev_create(fd, memory(1), PAGE, 0, &h), 0);
+	return self(105);
+}
+
 const struct test seeded_tests[] = {
 	/* A report of KASAN ends the work of lockdep, and lockdep stops at its own first report. */
 	{ "seeded-sleep-under-spinlock", self102 },
 	{ "seeded-lock-order", self101 },
+	{ "seeded-lease-across-allocation", self105 },
 	{ "seeded-use-after-free", self100 },
 	{ "seeded-leak", self103 },
 	{ "seeded-race", self104 },

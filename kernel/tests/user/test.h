@@ -33,6 +33,6 @@ struct test {
 };
 extern const struct test self_tests[], basic_tests[], mapping_tests[], process_tests[], stress_tests[], kernel_tests[], fault_tests[], plain_tests[], last_tests[];
 extern const struct test hit_tests[], named_tests[], edu_tests[], edu_other_tests[], edu_iommu_tests[], module_tests[], seeded_tests[], minimal_tests[], module_fault_tests[],
-	record_tests[];
+	record_tests[], reclaim_tests[], swap_tests[], group_tests[], group_swap_tests[], file_tests[], disk_tests[], node_tests[], range_tests[], other_tests[];
 
 #endif

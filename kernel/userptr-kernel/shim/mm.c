@@ -60,7 +60,19 @@ struct uk_registration {
 #ifdef CONFIG_LOCKDEP
 static struct lock_class_key invalidation_key;
 static struct lockdep_map invalidation = STATIC_LOCKDEP_MAP_INIT("userptr_invalidation", &invalidation_key);
+/* A lease is one more: its holders share it, and an invalidation waits for all of them. */
+static struct lock_class_key lease_key;
+static struct lockdep_map lease = STATIC_LOCKDEP_MAP_INIT("userptr_lease", &lease_key);
 #endif
+
+/* A thread takes or drops a lease. */
+void uk_note_lease(bool taken)
+{
+	if (taken)
+		lock_map_acquire_read(&lease);
+	else
+		lock_map_release(&lease);
+}
 
 /* Before the first registration: reclaim may start an invalidation. */
 static void teach_lockdep(void)
@@ -72,6 +84,8 @@ static void teach_lockdep(void)
 		return;
 	fs_reclaim_acquire(GFP_KERNEL);
 	lock_map_acquire(&invalidation);
+	lock_map_acquire(&lease);
+	lock_map_release(&lease);
 	lock_map_release(&invalidation);
 	fs_reclaim_release(GFP_KERNEL);
 #endif
@@ -83,6 +97,10 @@ static int on_start(struct mmu_notifier *mn, const struct mmu_notifier_range *ra
 	int ret;
 
 	lock_map_acquire(&invalidation);
+	if (mmu_notifier_range_blockable(range)) {
+		lock_map_acquire(&lease);
+		lock_map_release(&lease);
+	}
 	ret = userptr_invalidate_start(reg->notifier, range->start, range->end, mmu_notifier_range_blockable(range));
 	lock_map_release(&invalidation);
 	uk_count(USERPTR_STARTS, 1);
@@ -286,20 +304,37 @@ long uk_pin(struct mm_struct *mm, unsigned long start, unsigned long n, bool wri
 }
 
 /*
- * Called inside invalidations. The thread that invalidates may hold the page's lock, so it is only tried; the pin for
- * writing had marked the page dirty already.
+ * The device wrote to it. The thread that invalidates may hold the page's lock, and so may reclaim, which drops what is
+ * clean: the lock is only tried, and a page is marked all the same. A fast pin had marked nothing.
+ *
+ * Without the lock: the page of anonymous or of shared memory needs no more than the bit (what noop_dirty_folio() does; no
+ * mapping is looked at, which could go away). For the others nothing is left to do: a page of a file is written through an
+ * entry that page_mkwrite() made writable and the page dirty, and writeback takes that entry away, with an invalidation,
+ * before it looks at the content.
  */
+static void mark_dirty(struct page *page)
+{
+	struct folio *folio = page_folio(page);
+
+	if (trylock_page(page)) {
+		set_page_dirty(page);
+		unlock_page(page);
+	} else if (folio_test_anon(folio) || folio_test_swapbacked(folio)) {
+		/* Before the pin goes: who finds the page unreferenced finds it dirty. */
+		folio_set_dirty(folio);
+	}
+	uk_count(USERPTR_DIRTIED, 1);
+}
+
+/* Called inside invalidations. */
 void uk_unpin(struct page *const *pages, unsigned long n, bool dirty, bool accessed)
 {
 	unsigned long i;
 
 	uk_count(USERPTR_PINS, -(long)n);
 	for (i = 0; i < n; i++) {
-		if (dirty && trylock_page(pages[i])) {
-			set_page_dirty(pages[i]);
-			unlock_page(pages[i]);
-			uk_count(USERPTR_DIRTIED, 1);
-		}
+		if (dirty)
+			mark_dirty(pages[i]);
 		if (accessed)
 			mark_page_accessed(pages[i]);
 		unpin_user_page(pages[i]);

@@ -89,6 +89,7 @@ void uk_mmdrop(struct mm_struct *mm);
 bool uk_mmget(struct mm_struct *mm);
 void uk_mmput(struct mm_struct *mm);
 unsigned long uk_untagged(unsigned long address);
+void uk_note_lease(bool taken);
 bool uk_access_ok(unsigned long start, unsigned long len);
 bool uk_privileged(void);
 long uk_pin_fast(unsigned long start, unsigned long n, bool write, struct page **pages);

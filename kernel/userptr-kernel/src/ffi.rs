@@ -138,6 +138,7 @@ unsafe extern "C" {
     pub fn uk_mmget(mm: *mut Mm) -> bool;
     pub fn uk_mmput(mm: *mut Mm);
     pub fn uk_untagged(address: usize) -> usize;
+    pub fn uk_note_lease(taken: bool);
     pub fn uk_access_ok(start: usize, len: usize) -> bool;
     pub fn uk_privileged() -> bool;
     pub fn uk_pin_fast(start: usize, n: usize, write: bool, pages: *mut *mut Page) -> c_long;

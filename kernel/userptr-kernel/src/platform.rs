@@ -40,6 +40,17 @@ unsafe impl Platform for Kernel {
         Duration::from_nanos(unsafe { ffi::uk_now_ns() })
     }
 
+    /// A lease is a lock for those that wait for it: a kernel with lockdep learns of it, and reports
+    /// a thread that allocates, or takes what an invalidation takes, while it holds one. Without
+    /// lockdep: nothing.
+    #[inline]
+    fn note_lease(_: usize, taken: bool) {
+        if cfg!(userptr_debug_locks) {
+            // SAFETY: a plain value.
+            unsafe { ffi::uk_note_lease(taken) }
+        }
+    }
+
     fn alloc(layout: Layout) -> Option<NonNull<u8>> {
         // SAFETY: plain numbers.
         NonNull::new(unsafe { ffi::uk_alloc(layout.size(), layout.align()) })

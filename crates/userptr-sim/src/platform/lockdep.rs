@@ -45,6 +45,19 @@ struct Held {
 thread_local! {
     static HELD: RefCell<Vec<Held>> = const { RefCell::new(Vec::new()) };
     static RELEASING: Cell<bool> = const { Cell::new(false) };
+    /// The objects that this thread holds leases on, each as often as it does.
+    static LEASES: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Notes that this thread takes or drops a lease on an object: for the threads that it waits for, a lock.
+pub fn note_lease(object: usize, taken: bool) {
+    LEASES.with_borrow_mut(|leases| {
+        if taken {
+            leases.push(object);
+        } else if let Some(at) = leases.iter().rposition(|held| *held == object) {
+            leases.swap_remove(at);
+        }
+    });
 }
 
 /// Notes that this thread takes a lock, and checks that it may.
@@ -108,11 +121,14 @@ pub fn might_sleep(what: &str) {
 /// Says that this thread may allocate now.
 ///
 /// # Panics
-/// If it holds a lock that an invalidation takes, or is inside a callback.
+/// If it holds a lock that an invalidation takes, or a lease, or is inside a callback.
 pub fn might_alloc() {
     let section = |h: &Held| matches!(h.kind, Kind::Section | Kind::NonBlock);
     if let Some(h) = find(|h| h.class.rank >= LockClass::REGISTRY.rank || section(h)) {
         broken(&format!("an allocation while {} is held: reclaim could start here", h.class.name));
+    }
+    if LEASES.with_borrow(|leases| !leases.is_empty()) {
+        broken("an allocation while a lease is held: reclaim could start here, and wait for it");
     }
 }
 

@@ -48,6 +48,7 @@ unsafe impl Platform for Sim {
     }
 
     fn note_lease(object: usize, taken: bool) {
+        lockdep::note_lease(object, taken);
         userptr::platforms::std::Std::note_lease(object, taken);
     }
 

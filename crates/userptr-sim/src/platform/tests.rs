@@ -29,6 +29,22 @@ fn alloc_one() -> bool {
 }
 
 #[test]
+#[should_panic(expected = "an allocation while a lease is held")]
+fn an_allocation_under_a_lease_is_caught() {
+    Sim::note_lease(1, true);
+    alloc_one();
+}
+
+#[test]
+fn an_allocation_after_the_lease_passes() {
+    Sim::note_lease(1, true);
+    Sim::note_lease(2, true);
+    Sim::note_lease(1, false);
+    Sim::note_lease(2, false);
+    assert!(alloc_one());
+}
+
+#[test]
 fn locks_in_order_pass() {
     let (a, b) = (mutex(LockClass::REGISTRY), spin(LockClass::NOTIFIER));
     // SAFETY: settled, and not held by this thread.

@@ -114,6 +114,46 @@ fn reclaim_puts_pages_away_unless_they_are_pinned_or_locked() {
     m.assert_empty();
 }
 
+/// What a device wrote is content like any other only if its pins are given back as dirty: a clean page is dropped.
+#[test]
+fn reclaim_drops_clean_pages() {
+    for (dirty, kept) in [(false, 0), (true, 9)] {
+        let m = Machine::new();
+        let p = m.process();
+        let (a, shared, swapped) = (p.mmap(PAGE), 0x10_0000, p.mmap(PAGE));
+        p.mmap_shared(shared, PAGE, &p.shared(), 0);
+        p.touch(a, PAGE, 5).unwrap();
+        p.touch(swapped, PAGE, 6).unwrap();
+        p.free_lazily(a, PAGE);
+        p.reclaim(swapped, PAGE, true).unwrap();
+        assert_eq!((p.load(shared), p.load(swapped)), (Ok(0), Ok(6)), "present, writable and clean");
+        for (at, before) in [(a, 0), (shared, 0), (swapped, 6)] {
+            let pinned = p.record().pin_fast(range(at, PAGE), true).unwrap();
+            assert_eq!(pinned.len(), 1);
+            assert!(m.frames().store(pinned[0], 0, 9));
+            // Not even a page lock that somebody holds excuses from the mark.
+            assert!(m.try_lock_page(pinned[0]));
+            p.record().unpin(&pinned, dirty, false);
+            m.unlock_page(pinned[0]);
+            p.reclaim(at, PAGE, true).unwrap();
+            assert_eq!(p.load(at), Ok(before.max(kept)), "given back dirty: {dirty}");
+        }
+        // A slow pin for writing marks by itself, and so does a write.
+        p.free_lazily(a, PAGE);
+        let pinned = p.record().pin_slow(range(a, PAGE), true).unwrap();
+        assert!(m.frames().store(pinned[0], 0, 7));
+        p.record().unpin(&pinned, false, false);
+        p.reclaim(a, PAGE, true).unwrap();
+        assert_eq!(p.load(a), Ok(7));
+        p.free_lazily(a, PAGE);
+        p.store(a, 8).unwrap();
+        p.reclaim(a, PAGE, true).unwrap();
+        assert_eq!(p.load(a), Ok(8));
+        p.exit();
+        m.assert_empty();
+    }
+}
+
 #[test]
 fn a_pinned_frame_outlives_its_mapping_and_nothing_else() {
     let m = Machine::new();

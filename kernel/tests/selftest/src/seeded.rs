@@ -12,7 +12,7 @@ use core::hint::black_box;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use userptr::platform::{LockClass, Mutex, RawWait, SpinLock};
 use userptr::work::enqueue;
-use userptr::{Error, RawQueue, Ref, RefCounted, ref_counted};
+use userptr::{Error, Platform, RawQueue, Ref, RefCounted, ref_counted};
 use userptr_kernel::{KQueue, KWait, Kernel, Kind};
 
 /// The oldest mistake of such drivers: pages stay with the device after the mapping is gone. The
@@ -34,6 +34,7 @@ pub(crate) fn run(which: u64) -> Result<(), Error> {
         102 => sleep_under_spinlock(),
         103 => leak(),
         104 => race(),
+        105 => lease_across_allocation(),
         _ => return Err(Error::Invalid),
     };
     done.ok_or(Error::NoMemory)
@@ -92,6 +93,15 @@ fn lock_order() -> Option<()> {
         l.second.with(|b| *b = l.first.with(|a| *a));
     }
     Some(())
+}
+
+/// Allocates as the holder of a lease: reclaim could start there, and wait for it.
+#[inline(never)]
+fn lease_across_allocation() -> Option<()> {
+    Kernel::note_lease(0, true);
+    let object = Ref::<Plain, Kernel>::try_new(Plain(1));
+    Kernel::note_lease(0, false);
+    object.ok().map(drop)
 }
 
 /// Waits under a spinlock. Not for a mutex: lockdep would report that, too, and then be silent
