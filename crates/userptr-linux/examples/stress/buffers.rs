@@ -24,6 +24,9 @@ const PLACE: usize = 0x1200_0000_0000;
 const ELSEWHERE: usize = 0x1300_0000_0000;
 const STEP: usize = 1 << 20;
 
+/// Why a run cannot begin.
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
+
 /// What all threads share.
 pub(crate) struct World {
     pub(crate) plan: Plan,
@@ -32,11 +35,11 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(plan: Plan) -> Result<Self, String> {
+    pub(crate) fn new(plan: Plan) -> Result<Self, Failure> {
         let options = Options { strict: plan.mode == Mode::Strict, ..Options::default() };
-        let space = Linux::with(options).map_err(|why| why.to_string())?;
-        let ring = Uring::open(Setup::default()).map_err(|why| why.to_string())?;
-        let context = Context::builder(ring).spawn().map_err(|why| why.to_string())?;
+        let space = Linux::with(options)?;
+        let ring = Uring::open(Setup::default())?;
+        let context = Context::builder(ring).spawn()?;
         Ok(Self { plan, space, context })
     }
 

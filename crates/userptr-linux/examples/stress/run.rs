@@ -1,6 +1,6 @@
 //! The threads.
 
-use super::buffers::{BUFFERS, Buffer, Hand, World};
+use super::buffers::{BUFFERS, Buffer, Failure, Hand, World};
 use super::changes;
 use super::plan::{Mode, Plan, Tally};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Runs a plan. `progress` is called now and then with the number of operations so far. The reason
 /// if the host does not let it run at all.
-pub(crate) fn run(plan: Plan, progress: &mut dyn FnMut(u64)) -> Result<Tally, String> {
+pub(crate) fn run(plan: Plan, progress: &mut dyn FnMut(u64)) -> Result<Tally, Failure> {
     let world = World::new(plan)?;
     let buffers: Result<Vec<_>, _> = (0..BUFFERS).map(|n| Buffer::new(&world, n).map(Mutex::new)).collect();
     let buffers = buffers.map_err(|why| match plan.mode {
@@ -71,8 +71,8 @@ fn live(
     seed: u64,
     done: &AtomicU64,
     over: &dyn Fn() -> bool,
-) -> Result<Tally, String> {
-    let mut hand = Hand::new(world, seed).map_err(|why| why.to_string())?;
+) -> Result<Tally, Failure> {
+    let mut hand = Hand::new(world, seed)?;
     hand.tally.threads += 1;
     for operation in 1..=world.plan.life {
         if operation.is_multiple_of(BATCH) {
