@@ -42,6 +42,12 @@ pub unsafe trait Subscriber<P: Platform>: RefCounted<P> {
     /// # Safety
     /// The caller owns the revocation and every lease is gone. No lock of this crate is held.
     unsafe fn release(&self, timeout: Option<Duration>) -> Outcome;
+    /// Returns whether the calling thread is known to hold a lease on the object
+    /// ([rule 29](crate::docs::protocol#rule-29)). Called under the notifier's lock: it must not
+    /// wait, allocate or call out.
+    fn is_held_here(&self) -> bool {
+        false
+    }
     /// Learns what became of the object. Called with no lock held, from the thread that ended the
     /// revocation: it must not wait, allocate, or call into the object.
     fn event(&self, event: Event) {
