@@ -100,6 +100,8 @@ pub struct Readme;
 
 mod coverage;
 pub mod docs;
+#[cfg(all(feature = "exact", any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub mod exact;
 mod grace;
 mod helper;
 mod memory;
