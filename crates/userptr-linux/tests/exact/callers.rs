@@ -2,7 +2,7 @@
 //! listener, a driver that panics.
 
 use crate::child::scenario;
-use crate::world::{PAGE, map, munmap, world};
+use crate::world::{MARK, PAGE, map, munmap, world};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use std::sync::mpsc;
@@ -137,4 +137,35 @@ scenario!(s240_a_driver_that_panics_leaves_nobody_waiting, 60, {
     assert_eq!(munmap(w.page(1), 1), 0);
     assert_eq!(w.exact.stats().bracketed, 2);
     std::mem::forget(object);
+});
+
+scenario!(s242_a_lease_never_sees_a_page_go, 60, {
+    let Some(w) = world() else { return };
+    w.state.races.store(true, Ordering::SeqCst);
+    let object = w.object(w.page(0));
+    std::thread::scope(|scope| {
+        let changes = scope.spawn(|| {
+            for round in 0..10_000 {
+                if round % 2 == 0 {
+                    let p = w.page(0) as *mut libc::c_void;
+                    assert_eq!(unsafe { libc::madvise(p, PAGE, libc::MADV_DONTNEED) }, 0);
+                } else {
+                    assert_eq!(map(w.page(0), 1, libc::MAP_FIXED), w.page(0));
+                }
+            }
+        });
+        let mut leases = 0_u32;
+        while !changes.is_finished() {
+            if let Ok(lease) = object.try_acquire() {
+                for _ in 0..10 {
+                    let seen = unsafe { (*lease.map() as *const u8).read_volatile() };
+                    assert_eq!(seen, MARK, "stale: the page went under a lease");
+                }
+                leases += 1;
+            }
+        }
+        changes.join().unwrap();
+        assert!(leases > 100, "{leases} leases: no race");
+    });
+    assert_eq!((w.exact.stats().bracketed, w.exact.stats().panics), (10_000, 0));
 });
