@@ -71,8 +71,10 @@ pub(crate) fn map(at: usize, pages: usize, flags: i32) -> usize {
 
 /// `None`: this environment refuses a listener, which is said.
 pub(crate) fn world() -> Option<World> {
-    // A page of our own on either side.
-    let arena = map(0, PAGES + 2, 0) + PAGE;
+    // At a multiple of 4 GiB, so that a range from below carries into the high word; a page of our
+    // own on either side.
+    let around = map(0, (4 << 30) / PAGE + PAGES + 2, libc::MAP_NORESERVE);
+    let arena = (around + PAGE).next_multiple_of(4 << 30);
     let space = Explicit::<Std>::new(PAGE).unwrap();
     let exact = match exact::open(&space, &[AddrRange::new(arena, PAGES * PAGE).unwrap()]) {
         Ok(exact) => exact,
