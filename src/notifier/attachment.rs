@@ -55,6 +55,14 @@ pub unsafe trait Subscriber<P: Platform>: RefCounted<P> {
     unsafe fn free_later(&self) -> bool {
         false
     }
+
+    /// Returns whether the calling thread is known to hold a lease on the object
+    /// ([rule 29](crate::docs::protocol#rule-29)). Called under the notifier's lock: it must not
+    /// wait, allocate or call out.
+    fn is_held_here(&self) -> bool {
+        false
+    }
+
     /// Learns what became of the object. Called with no lock held, from the thread that ended the
     /// revocation: it must not wait, allocate, or call into the object.
     fn event(&self, event: Event) {

@@ -67,6 +67,25 @@ impl<P: Platform> Notifier<P> {
         Ok(this)
     }
 
+    /// Returns whether the calling thread is known to hold a lease on an object in `range`: an
+    /// invalidation by this thread would wait for its own lease
+    /// ([rule 29](crate::docs::protocol#rule-29)). For an address space that can refuse the change.
+    /// `false` where the platform does not keep track, and for an [`OwnedLease`](crate::OwnedLease),
+    /// which belongs to no thread.
+    #[must_use]
+    pub fn is_held_here(&self, range: AddrRange) -> bool {
+        // A lease of this thread was taken by this thread: it sees the hull with its node in it.
+        self.hull.may_overlap(range)
+            && self.with(|core| {
+                core.any(range, |attachment| {
+                    // SAFETY: the lock is held and the attachment is in the index, so its object is
+                    // alive.
+                    unsafe { attachment.object() }
+                        .is_some_and(|object| unsafe { object.as_ref() }.value().is_held_here())
+                })
+            })
+    }
+
     /// Pass one of an invalidation: records the window, closes every overlapping object to new
     /// leases, and asks their devices to stop; waits for nothing. With several devices on one
     /// address space, call it on each notifier and then finish each

@@ -172,6 +172,11 @@ unsafe impl<D: Device> Subscriber<PlatformOf<D>> for Body<D> {
         true
     }
 
+    fn is_held_here(&self) -> bool {
+        // The address by which `Local` notes it: that of the value behind the reference.
+        PlatformOf::<D>::holds_lease(core::ptr::from_ref(self).addr())
+    }
+
     fn event(&self, event: Event) {
         self.context.event(event);
     }

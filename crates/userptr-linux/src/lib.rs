@@ -151,6 +151,8 @@ mod coverage;
 pub mod docs;
 mod epoll;
 mod eventfd;
+#[cfg(all(feature = "exact", any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub mod exact;
 mod grace;
 mod helper;
 mod maps;
