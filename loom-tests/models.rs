@@ -1,7 +1,7 @@
 //! The models: the shared bodies (`tests/cases`) on loom.
 
 use crate::cases::{
-    Stage, cancel, holders, notifier, object, queue, records, refcount, stage, unwind, waits, windows,
+    Stage, cache, cancel, holders, notifier, object, queue, records, refcount, stage, unwind, waits, windows,
 };
 use crate::explore;
 use crate::harness::{Model, bounded, full};
@@ -299,4 +299,19 @@ pub const ALL: &[Model] = &[
     full("s189_last_handle_in_its_own_item", 2, queue::last_handle_in_its_own_item::<Loom>)
         .executions(15250, 15250),
     full("s191_reports_once", 1, unwind::reports_once::<Loom>).executions(1, 1),
+    bounded("s206_hit_against_invalidate", 2, 2, cache::hit_against_invalidate::<Loom>)
+        .executions(131, 0)
+        .outcomes(&["served"]),
+    bounded("s206_hit_against_eviction", 2, 3, cache::hit_against_eviction::<Loom>)
+        .executions(37024, 0)
+        .outcomes(&["evicted", "not kept"]),
+    bounded("s206_handle_against_eviction", 2, 3, cache::handle_against_eviction::<Loom>)
+        .executions(109, 0)
+        .outcomes(&["found", "gone"]),
+    bounded("s195_two_misses", 2, 2, cache::two_misses::<Loom>)
+        .executions(232, 0)
+        .outcomes(&["a hit", "two misses"]),
+    bounded("s202_set_against_invalidate", 2, 2, cache::set_against_invalidate::<Loom>)
+        .executions(472, 0)
+        .outcomes(&["all"]),
 ];

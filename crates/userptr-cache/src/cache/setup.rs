@@ -83,7 +83,7 @@ impl Setup {
 
 /// Returns how many bytes the process may lock. A privileged process (`CAP_IPC_LOCK`) may lock
 /// more: it can say so with [`Setup::bytes`].
-#[cfg(all(target_os = "linux", not(miri)))]
+#[cfg(all(target_os = "linux", not(any(miri, test))))]
 fn lockable() -> usize {
     let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: the place is ours and of the right type.
@@ -94,7 +94,7 @@ fn lockable() -> usize {
     usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
 }
 
-#[cfg(not(all(target_os = "linux", not(miri))))]
+#[cfg(not(all(target_os = "linux", not(any(miri, test)))))]
 fn lockable() -> usize {
     usize::MAX
 }

@@ -76,7 +76,7 @@ impl Table {
             bytes: 0,
             hand: 0,
             broom: 0,
-            storms: Storms::default(),
+            storms: Storms::new()?,
             counts: Counts::default(),
         };
         table.entries.try_reserve_exact(entries).map_err(|_| Error::NoMemory)?;
@@ -231,7 +231,8 @@ const STORM: u32 = 4;
 
 /// Ranges whose registrations are invalidated before they are of use. Only they are concerned:
 /// another range that comes to lie in the same place takes it over, with a clean record.
-struct Storms([Record; REMEMBERED]);
+/// On the heap: a cache is made on stacks of a few pages, too.
+struct Storms(Vec<Record>);
 
 #[derive(Clone, Copy)]
 struct Record {
@@ -240,13 +241,14 @@ struct Record {
     misses: u32,
 }
 
-impl Default for Storms {
-    fn default() -> Self {
-        Self([Record { range: None, in_a_row: 0, misses: 0 }; REMEMBERED])
-    }
-}
-
 impl Storms {
+    fn new() -> Result<Self, Error> {
+        let mut records = Vec::new();
+        records.try_reserve_exact(REMEMBERED).map_err(|_| Error::NoMemory)?;
+        records.resize(REMEMBERED, Record { range: None, in_a_row: 0, misses: 0 });
+        Ok(Self(records))
+    }
+
     fn record(&mut self, range: AddrRange) -> Option<&mut Record> {
         let hash = range.start().wrapping_shr(12).wrapping_mul(0x9E37_79B9).wrapping_shr(16);
         self.0.get_mut(hash & REMEMBERED.wrapping_sub(1))
