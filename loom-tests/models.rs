@@ -300,18 +300,18 @@ pub const ALL: &[Model] = &[
         .executions(15250, 15250),
     full("s191_reports_once", 1, unwind::reports_once::<Loom>).executions(1, 1),
     bounded("s206_hit_against_invalidate", 2, 2, cache::hit_against_invalidate::<Loom>)
-        .executions(131, 0)
+        .executions(131, 125)
         .outcomes(&["served"]),
     bounded("s206_hit_against_eviction", 2, 3, cache::hit_against_eviction::<Loom>)
-        .executions(37024, 0)
+        .executions(37024, 5923)
         .outcomes(&["evicted", "not kept"]),
     bounded("s206_handle_against_eviction", 2, 3, cache::handle_against_eviction::<Loom>)
-        .executions(109, 0)
+        .executions(109, 80)
         .outcomes(&["found", "gone"]),
     bounded("s195_two_misses", 2, 2, cache::two_misses::<Loom>)
-        .executions(232, 0)
+        .executions(232, 144)
         .outcomes(&["a hit", "two misses"]),
     bounded("s202_set_against_invalidate", 2, 2, cache::set_against_invalidate::<Loom>)
-        .executions(472, 0)
+        .executions(472, 439)
         .outcomes(&["all"]),
 ];
