@@ -25,6 +25,10 @@
 
 #[path = "../tests/cases/mod.rs"]
 mod cases;
+/// The cache's own sources, over the core that is tested here.
+#[path = "../crates/userptr-cache/src/cache/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the whole package")]
+mod registration_cache;
 mod explore;
 mod harness;
 mod litmus;

@@ -1,7 +1,8 @@
 //! The models: the shared bodies (`tests/cases`) on loom.
 
 use crate::cases::{
-    Stage, cancel, holders, notifier, object, queue, records, refcount, spread, stage, unwind, waits, windows,
+    Stage, cache, cancel, holders, notifier, object, queue, records, refcount, spread, stage, unwind, waits,
+    windows,
 };
 use crate::explore;
 use crate::harness::{Model, bounded, full};
@@ -301,12 +302,27 @@ pub const ALL: &[Model] = &[
     full("s188_unwinds_in_prepare", 1, unwind::unwinds_in_prepare::<Loom>).executions(1, 1),
     full("s189_last_handle_in_its_own_item", 2, queue::last_handle_in_its_own_item::<Loom>)
         .executions(15250, 15250),
-    full("s240_leases_against_an_invalidation", 2, spread::leases_against_an_invalidation::<Loom>)
+    full("s243_leases_against_an_invalidation", 2, spread::leases_against_an_invalidation::<Loom>)
         .executions(1457, 1336)
         .outcomes(&["leased", "no lease"]),
-    full("s241_two_words_past_the_deadline", 2, spread::two_words_past_the_deadline::<Loom>)
+    full("s244_two_words_past_the_deadline", 2, spread::two_words_past_the_deadline::<Loom>)
         .executions(14351, 13263)
         .outcomes(&["leased", "no lease"]),
-    full("s242_lease_dropped_elsewhere", 2, spread::lease_dropped_elsewhere::<Loom>).executions(195, 195),
+    full("s245_lease_dropped_elsewhere", 2, spread::lease_dropped_elsewhere::<Loom>).executions(195, 195),
     full("s191_reports_once", 1, unwind::reports_once::<Loom>).executions(1, 1),
+    bounded("s206_hit_against_invalidate", 2, 2, cache::hit_against_invalidate::<Loom>)
+        .executions(131, 125)
+        .outcomes(&["served"]),
+    bounded("s206_hit_against_eviction", 2, 3, cache::hit_against_eviction::<Loom>)
+        .executions(37024, 5923)
+        .outcomes(&["evicted", "not kept"]),
+    bounded("s206_handle_against_eviction", 2, 3, cache::handle_against_eviction::<Loom>)
+        .executions(109, 80)
+        .outcomes(&["found", "gone"]),
+    bounded("s195_two_misses", 2, 2, cache::two_misses::<Loom>)
+        .executions(232, 144)
+        .outcomes(&["a hit", "two misses"]),
+    bounded("s202_set_against_invalidate", 2, 2, cache::set_against_invalidate::<Loom>)
+        .executions(472, 439)
+        .outcomes(&["all"]),
 ];

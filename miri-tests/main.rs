@@ -21,6 +21,10 @@
 
 #[path = "../tests/cases/mod.rs"]
 mod cases;
+/// The cache's own sources, over the core that is tested here.
+#[path = "../crates/userptr-cache/src/cache/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the whole package")]
+mod registration_cache;
 mod outcomes;
 mod stale;
 
@@ -75,6 +79,7 @@ on_threads! {
     waits: wait_for_an_end, wait_for_a_refusal, wait_for_an_acquire, wait_for_an_eviction, wait_for_a_cancel,
         wait_for_a_quarantine, wait_for_an_exit, wait_for_an_exit_in_a_window, wait_for_an_export, acquire_waits_for_its_worker,
         acquire_waits_for_a_place, acquire_waits_for_a_change;
+    cache: hit_against_invalidate, hit_against_eviction, handle_against_eviction, two_misses, set_against_invalidate;
     holders: two_holders_past_the_deadline, quarantined_twice, dropped_start, refused_without_a_slot, neighbour_below,
         neighbour_above, eviction_beside_a_neighbour_below, eviction_beside_a_neighbour_above;
     spread: leases_against_an_invalidation, two_words_past_the_deadline, lease_dropped_elsewhere;

@@ -176,6 +176,36 @@ impl<D: Device> UserPtr<D> {
         self.acquire().map(Lease::into_owned)
     }
 
+    /// Takes a lease if the pages are pinned, and pins nothing: for a cache that makes a new object
+    /// when the pages are gone. `None`: there are no pages, or they are being released.
+    ///
+    /// # Errors
+    /// [`Error::OtherSpace`]: the caller runs in another address space. [`Error::Again`]: the
+    /// address space is not quiet; see [`AddressSpace::quiet`].
+    ///
+    /// ```
+    /// # use userptr::platforms::std::Std;
+    /// # use userptr_sim::{DmaDevice, Machine, PAGE};
+    /// # use userptr::{Context, Flags};
+    /// # let machine = Machine::new();
+    /// # let process = machine.process();
+    /// # let context = Context::builder(DmaDevice::<Std>::new(&machine)).spawn()?;
+    /// # let _inside = machine.enter(&process);
+    /// # let buffer = process.map(PAGE);
+    /// # let object = context.register(&process.space(), buffer, Flags::NONE)?;
+    /// assert!(object.lease_if_pinned()?.is_none());
+    /// drop(object.acquire()?);
+    /// assert!(object.lease_if_pinned()?.is_some());
+    /// # Ok::<(), userptr::Error>(())
+    /// ```
+    #[inline]
+    pub fn lease_if_pinned(&self) -> Result<Option<Lease<'_, D>>, Error> {
+        if self.body().record.space().current() == Current::Other {
+            return Err(Error::OtherSpace);
+        }
+        self.try_lease()
+    }
+
     /// Takes a lease, if the pages are there.
     #[inline]
     fn try_lease(&self) -> Result<Option<Lease<'_, D>>, Error> {

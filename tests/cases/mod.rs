@@ -4,6 +4,7 @@
 //!
 //! A body builds its history before it spawns, and ends with a check that nothing is left.
 
+pub mod cache;
 pub mod cancel;
 pub mod ext;
 pub mod holders;

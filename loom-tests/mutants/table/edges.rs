@@ -323,13 +323,13 @@ pub const MUTANTS: &[Mutant] = &[
         name: "one_word_is_closed",
         file: SPREAD,
         edits: &[("self.each().for_each(LeaseWord::close);", "self.first.close();")],
-        model: "s240_leases_against_an_invalidation",
+        model: "s243_leases_against_an_invalidation",
     },
     Mutant {
         name: "one_word_is_drained",
         file: SPREAD,
         edits: &[("self.each().all(LeaseWord::is_drained)", "self.first.is_drained()")],
-        model: "s240_leases_against_an_invalidation",
+        model: "s243_leases_against_an_invalidation",
     },
     Mutant {
         name: "one_word_is_opened",
@@ -338,7 +338,7 @@ pub const MUTANTS: &[Mutant] = &[
             "        for word in self.each() {\n            word.open(core::mem::take(&mut more));\n        }",
             "        self.first.open(core::mem::take(&mut more));",
         )],
-        model: "s240_leases_against_an_invalidation",
+        model: "s243_leases_against_an_invalidation",
     },
     Mutant {
         name: "one_word_is_left_to_its_leases",
@@ -347,13 +347,13 @@ pub const MUTANTS: &[Mutant] = &[
             "self.each().filter(|word| word.quarantine()).count()",
             "usize::from(self.each().any(LeaseWord::quarantine))",
         )],
-        model: "s241_two_words_past_the_deadline",
+        model: "s244_two_words_past_the_deadline",
     },
     Mutant {
         name: "each_word_finishes",
         file: SPREAD,
         edits: &[("            *left == 0\n", "            true\n")],
-        model: "s241_two_words_past_the_deadline",
+        model: "s244_two_words_past_the_deadline",
     },
     Mutant {
         name: "dropped_in_the_threads_own_word",
@@ -362,6 +362,6 @@ pub const MUTANTS: &[Mutant] = &[
             "    pub(super) fn put(&self, shard: usize) -> Put {\n        self.at(shard).put()",
             "    pub(super) fn put(&self, _: usize) -> Put {\n        self.at(P::shard() % P::SHARDS).put()",
         )],
-        model: "s242_lease_dropped_elsewhere",
+        model: "s245_lease_dropped_elsewhere",
     },
 ];

@@ -1,5 +1,6 @@
 //! The guarded lines, and how each is broken.
 
+mod cache;
 mod edges;
 mod notifier;
 mod object;
@@ -21,5 +22,7 @@ pub struct Mutant {
 
 /// Every mutant.
 pub fn mutants() -> impl Iterator<Item = &'static Mutant> {
-    [work::MUTANTS, notifier::MUTANTS, object::MUTANTS, edges::MUTANTS, unwind::MUTANTS].into_iter().flatten()
+    [work::MUTANTS, notifier::MUTANTS, object::MUTANTS, edges::MUTANTS, unwind::MUTANTS, cache::MUTANTS]
+        .into_iter()
+        .flatten()
 }
