@@ -270,6 +270,24 @@ scenario!(
 );
 
 scenario!(
+    /// After it watches: what was opened before stays of use (case 21).
+    s116_a_process_that_gives_its_rights_up_later,
+    60,
+    {
+        on_processor(0);
+        let world = world(Options::default());
+        let marks = world.stack.space.stats().marks;
+        become_nobody();
+        assert_eq!(world.stack.space.stats().marks, marks);
+        spin();
+        let late = Late::start(world.range);
+        let stale = (1..=rounds(20)).filter(|round| is_stale(&world, &late, *round, |_| ()));
+        assert_eq!(stale.count(), 0);
+        late.asked.store(STOP, Ordering::SeqCst);
+    }
+);
+
+scenario!(
     /// A pool around it is discarded all the time, with a busy thread: it keeps its pages.
     s117_an_object_between_discarded_ones_is_not_refused,
     60,
