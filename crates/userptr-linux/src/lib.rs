@@ -80,7 +80,9 @@
 //! (`clone(CLONE_VM)`). A task that shares the memory and is neither (made with `CLONE_PARENT`, or
 //! left behind by its parent) is not found. More than 2048 threads, or no `/proc`: only the mark
 //! says something. What nothing shows to be over is counted ([`Stats::unproved`]), and an acquire
-//! in its range ends at its deadline.
+//! in its range ends at its deadline. A thread that hardly ever gets a processor (`SCHED_IDLE`
+//! beside several busy threads on the only one it may use) can take that long: seldom asleep, it
+//! needs its 2 ms first.
 //!
 //! # What happens elsewhere
 //! Memory that does not adjoin is watched by different userfaultfds, up to 16 of them, so that a
