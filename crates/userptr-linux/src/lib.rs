@@ -22,12 +22,12 @@
 //! The thread that makes the change waits until the monitor has **read** the message; it does not
 //! wait for what the monitor does then.
 //!
-//! Not told, so that the caller of these must say it with
+//! What is *not* told, so that the caller must say it with
 //! [`Notifier::invalidate`](userptr::Notifier::invalidate): `fallocate(PUNCH_HOLE)` and `ftruncate`
-//! on the file behind a mapping, `MADV_GUARD_INSTALL`, `shmdt`, `shmat(SHM_REMAP)`, `mprotect`,
-//! `MADV_REMOVE` through another mapping of the same file, and `remap_file_pages`, which also ends
-//! the watch of what it moves. A write to private memory after `fork` may move the *parent's* page:
-//! pin after the fork, or not at all across it.
+//! on the file behind a mapping, `MADV_REMOVE` through another mapping of the file,
+//! `MADV_GUARD_INSTALL`, `shmdt`, and two that end the watch as well: `shmat(SHM_REMAP)` and
+//! `remap_file_pages`. [What is told, and what cannot be](docs::told) has every way to change memory,
+//! and what the next look-up finds after each, as tested on the running kernel.
 //!
 //! # Why a look-up never finds a stale page
 //! The message comes after the pages are gone. In between, another thread can map the same address

@@ -2,3 +2,6 @@
 
 #[doc = include_str!("memory.md")]
 pub mod memory {}
+
+#[doc = include_str!("told.md")]
+pub mod told {}
