@@ -36,7 +36,8 @@ impl World {
         let options = Options { strict: plan.mode == Mode::Strict, ..Options::default() };
         let space = Linux::with(options).map_err(|why| why.to_string())?;
         let ring = Uring::open(Setup::default()).map_err(|why| why.to_string())?;
-        let context = Context::builder(ring).spawn().map_err(|why| why.to_string())?;
+        let context = Context::builder(ring).spawn();
+        let context = context.map_err(|why| why.to_string())?;
         Ok(Self { plan, space, context })
     }
 

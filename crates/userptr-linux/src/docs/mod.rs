@@ -5,3 +5,6 @@ pub mod memory {}
 
 #[doc = include_str!("told.md")]
 pub mod told {}
+
+#[doc = include_str!("performance.md")]
+pub mod performance {}
