@@ -49,6 +49,7 @@ mod stress {
 }
 mod stressed;
 mod threads;
+mod told;
 mod uffd;
 mod unmapped;
 #[cfg(feature = "vfio")]
