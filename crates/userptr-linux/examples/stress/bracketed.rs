@@ -24,8 +24,8 @@ fn bracket(range: Range) -> io::Result<Option<Change<Std>>> {
 }
 
 #[cfg(not(feature = "exact"))]
-fn bracket(_: Range) -> io::Result<()> {
-    Ok(())
+fn bracket(_: Range) -> io::Result<Option<std::convert::Infallible>> {
+    Ok(None)
 }
 
 pub(crate) fn unmap(range: Range) -> io::Result<()> {
