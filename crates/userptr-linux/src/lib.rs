@@ -162,6 +162,8 @@ mod helper;
 mod maps;
 mod memory;
 mod monitor;
+#[cfg(feature = "uring")]
+mod own_memory;
 mod owner;
 mod pagemap;
 #[cfg(any(feature = "uring", feature = "vfio"))]
@@ -181,10 +183,12 @@ pub mod vfio;
 
 pub use memory::{Memory, OutOfRange};
 pub use monitor::MAX_NOTIFIERS;
+#[cfg(feature = "uring")]
+pub use own_memory::OwnMemory;
+#[cfg(feature = "uring")]
+pub(crate) use own_memory::Quarantine;
 pub use refusal::{Facility, Refusal};
 pub use regions::MAX_REGIONS;
-#[cfg(feature = "uring")]
-pub(crate) use space::Quarantine;
 pub use space::{LinuxUsers, Registration};
 
 #[cfg_attr(not(feature = "uring"), allow(unused_imports, reason = "for the devices of this host"))]

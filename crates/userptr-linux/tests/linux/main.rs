@@ -41,6 +41,7 @@ mod strict;
 #[path = "../../examples/stress"]
 mod stress {
     #![allow(dead_code, reason = "shared with the example")]
+    pub(crate) mod bracketed;
     pub(crate) mod buffers;
     pub(crate) mod changes;
     pub(crate) mod plan;
