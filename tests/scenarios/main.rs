@@ -20,7 +20,7 @@
 //! | 165-168 | `edges` |
 //! | 180-184 | `faulty` |
 //! | 210, 211 | `awaited` |
-//! | 260-262 | `records` (262: `faulty`) |
+//! | 260-263 | `records` (262: `faulty`) |
 //! | rule 29 | `holders` |
 #![allow(
     clippy::unwrap_used,

@@ -4,8 +4,8 @@
 use crate::on_each_host;
 use crate::world::{Host, World};
 use core::ptr;
-use userptr::MmRegistry;
-use userptr_sim::{PAGE, Process, Space};
+use userptr::{Context, Flags, MmRegistry, SharedQueue};
+use userptr_sim::{DmaDevice, Machine, PAGE, Process, Space};
 
 /// The registry has 64 lists, so some of them hold two.
 const MANY: usize = 100;
@@ -90,7 +90,38 @@ fn s261_each_record_is_met_once<P: Host>() {
     world.finish();
 }
 
+/// The release queue is shut down under the last object. A release in the caller could wait for the
+/// callback that it runs in, so the record is kept for ever, with its subscription: changes of the
+/// memory find no object, and nothing is pinned.
+fn s263_a_record_that_no_queue_takes_is_kept<P: Host>() {
+    let machine = Machine::new();
+    let process = machine.process();
+    let releases: P::Queue = SharedQueue::try_new().unwrap();
+    let device = DmaDevice::<P>::new(&machine);
+    let pins = SharedQueue::try_new().unwrap();
+    let context = Context::builder(device).pin_queue(pins).release_queue(releases.clone()).build().unwrap();
+    {
+        let _in = machine.enter(&process);
+        let range = process.map(PAGE);
+        process.fill(range, 1).unwrap();
+        let object = context.register(&Space::<P>::of(&process), range, Flags::NONE).unwrap();
+        drop(object.acquire().unwrap());
+        assert_eq!(process.record().registered(), 1);
+        releases.shut_down();
+        drop(object);
+        assert!(context.registry().is_empty(), "nobody finds it any more");
+        assert_eq!((process.record().registered(), machine.pins()), (1, 0));
+        process.discard(range);
+        process.fill(range, 2).unwrap();
+    }
+    assert_eq!(context.handles(), 1);
+    drop(context);
+    drop(process);
+    assert_eq!(machine.records(), 1, "freed without the end of its subscription");
+}
+
 on_each_host! {
     s260_a_hundred_address_spaces_are_told_apart,
     s261_each_record_is_met_once,
+    s263_a_record_that_no_queue_takes_is_kept,
 }

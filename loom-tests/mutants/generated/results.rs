@@ -25,7 +25,10 @@ pub fn read() -> BTreeMap<String, String> {
 
 /// Writes the verdicts of the sites that are there, in their order.
 pub fn write(found: &Found, verdicts: &BTreeMap<String, String>) {
-    let mut out = format!("{HEAD}\n# Tested: source {:016x}.\n", found.hash);
+    let mut out = format!(
+        "{HEAD}\n# The last run: source {:016x}. Results of earlier ones stay while their line does.\n",
+        found.hash
+    );
     for key in found.sites.iter().map(crate::sites::Site::key) {
         if let Some(said) = verdicts.get(&key) {
             out += &format!("{key}\t{said}\n");
@@ -77,7 +80,7 @@ pub fn check(found: &Found) -> Vec<String> {
         "{} mutants: {caught} caught, {equivalent} equivalent, {untried} not tried, {} otherwise; {}",
         keys.len(),
         keys.len() - caught - equivalent - untried,
-        if tested { "of this source" } else { "tried on an earlier source with the same sites" },
+        if tested { "the last run was of this source" } else { "the last run was of an earlier source" },
     );
     if !wrong.is_empty() {
         wrong.push("cargo test --features loom --test generated -- run".into());
