@@ -73,7 +73,8 @@ fn s261_each_record_is_met_once<P: Host>() {
         let mut met = Vec::new();
         registry.each(|record| met.push(record.clone()));
         let mut seen: Vec<usize> = met.iter().map(|record| record.space().record().id()).collect();
-        (seen.sort_unstable(), ids.sort_unstable());
+        seen.sort_unstable();
+        ids.sort_unstable();
         assert_eq!(seen, ids);
         // The clones are references of their own, and not the last ones.
         drop(met);
