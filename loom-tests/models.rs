@@ -216,6 +216,7 @@ pub const ALL: &[Model] = &[
         .executions(2219, 729),
     full("s169_end_beside_a_start_in_an_old_slot", 2, windows::end_beside_a_start_in_an_old_slot::<TwoSlots>)
         .executions(19, 19),
+    full("s170_wait_for_a_driver", 2, waits::wait_for_a_driver::<Loom>).executions(23, 23),
     full("s170_wait_for_an_end", 2, waits::wait_for_an_end::<Loom>).executions(9860, 2975),
     full("s170_wait_for_a_refusal", 2, waits::wait_for_a_refusal::<Loom>).executions(74666, 57296),
     full("s170_wait_for_an_acquire", 2, waits::wait_for_an_acquire::<Loom>).executions(4913, 4913),
@@ -299,6 +300,9 @@ pub const ALL: &[Model] = &[
     full("s187_unwinds_in_an_eviction", 1, unwind::unwinds_in_an_eviction::<Loom>).executions(1, 1),
     full("s187_unwinds_in_the_last_put", 1, unwind::unwinds_in_the_last_put::<Loom>).executions(1, 1),
     full("s187_unwinds_under_a_lease", 1, unwind::unwinds_under_a_lease::<Loom>).executions(1, 1),
+    full("s187_unwinds_beside_a_start", 2, unwind::unwinds_beside_a_start::<Loom>)
+        .executions(366, 366)
+        .outcomes(&["the eviction unwinds", "the start unwinds"]),
     full("s188_unwinds_in_prepare", 1, unwind::unwinds_in_prepare::<Loom>).executions(1, 1),
     full("s189_last_handle_in_its_own_item", 2, queue::last_handle_in_its_own_item::<Loom>)
         .executions(15250, 15250),
