@@ -1,4 +1,4 @@
-//! Scenarios 27 to 37 and 260: the slow path.
+//! Scenarios 27 to 37 and 264: the slow path.
 
 use crate::ext::AddressSpaceSide;
 use crate::world::{Host, Setup, World, range, rounds, until};
@@ -112,7 +112,7 @@ fn s29_a_superseded_worker_stops_early<P: Host>() {
 
 /// The object is closed while its worker pins the first of many strides: the worker has the last
 /// reference, and does not bring in the rest of the memory for nobody.
-fn s260_the_worker_of_a_closed_object_stops_early<P: Host>() {
+fn s264_the_worker_of_a_closed_object_stops_early<P: Host>() {
     let w = World::<P>::new();
     let _in = w.enter();
     let pages = 4000;
@@ -385,7 +385,7 @@ crate::on_each_host! {
     s28_a_superseded_worker_that_ends_last_changes_nothing,
     s29_a_cancel_while_a_worker_pins,
     s29_a_superseded_worker_stops_early,
-    s260_the_worker_of_a_closed_object_stops_early,
+    s264_the_worker_of_a_closed_object_stops_early,
     s30_a_fault_sticks_until_the_mapping_changes_or_a_reset,
     s31_out_of_memory_is_reported_once,
     s32_no_pages_is_an_error_and_no_loop,
