@@ -5,6 +5,3 @@ pub mod memory {}
 
 #[doc = include_str!("told.md")]
 pub mod told {}
-
-#[doc = include_str!("performance.md")]
-pub mod performance {}
