@@ -180,9 +180,9 @@ pub trait AddressSpace: Sized + Send + Sync + 'static {
     fn pin_fast(&self, range: AddrRange, write: bool, out: &mut Pages<Self>) -> Result<(), Error>;
 
     /// Unpins pages. *Reclaim class.* Marking a page dirty must not wait for a page lock that the
-    /// invalidating thread may hold ([rule 20](crate::docs::protocol#rule-20)): try the lock. If it is taken, mark the page all
-    /// the same, unless the pin had done so: who holds it may be about to drop what is clean
-    /// ([rule 35](crate::docs::protocol#rule-35)).
+    /// invalidating thread may hold ([rule 20](crate::docs::protocol#rule-20)): try the lock. If it
+    /// is taken, mark the page all the same, unless the pin had done so: who holds it may be about
+    /// to drop what is clean ([rule 35](crate::docs::protocol#rule-35)).
     ///
     /// # Safety
     /// The pages must come from a pin of this address space, each must be unpinned once for each

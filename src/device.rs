@@ -42,8 +42,8 @@ pub struct Limits {
     /// ([rule 17](crate::docs::protocol#rule-17)). Default: 16.
     pub max_workers: usize,
     /// Whether each object counts its leases in several words, so that threads that take leases on
-    /// one object at once do not write the same cache line. Costs about 1 KiB an object, and makes a
-    /// revocation look at each word. Default: `false`.
+    /// one object at once do not write the same cache line. Costs about 1 KiB an object, and makes
+    /// a revocation look at each word. Default: `false`.
     pub spread_leases: bool,
 }
 

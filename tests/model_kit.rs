@@ -1,4 +1,5 @@
-//! The test kit of the loom platform: what a model that fails looks like, and when deadlines expire.
+//! The test kit of the loom platform: what a model that fails looks like, and when deadlines
+//! expire.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -1,8 +1,8 @@
 //! One invalidation on the simulated machine, drawn: a process unmaps a buffer while the device
 //! works on it.
 //!
-//! `cargo run --example timeline` draws it as text, `cargo run --example timeline svg` as the SVG in
-//! the README.
+//! `cargo run --example timeline` draws it as text, `cargo run --example timeline svg` as the SVG
+//! in the README.
 #![allow(
     clippy::expect_used,
     clippy::disallowed_types,

@@ -24,8 +24,8 @@ pub struct MmRegistry<S: AddressSpace> {
     /// The queue of its notifiers' revocations.
     pub(super) revokes: Option<<S::Platform as Platform>::Queue>,
     /// The queue on which records are freed, and objects whose last reference was a revocation's
-    /// ([rule 32](crate::docs::protocol#rule-32)): another than the one that a record's release waits for
-    /// ([rule 13](crate::docs::protocol#rule-13)).
+    /// ([rule 32](crate::docs::protocol#rule-32)): another than the one that a record's release
+    /// waits for ([rule 13](crate::docs::protocol#rule-13)).
     pub(super) releases: <S::Platform as Platform>::Queue,
 }
 

@@ -116,8 +116,8 @@ impl<P: Platform> Attachment<P> {
         }
     }
 
-    /// As [`uninit`](Self::uninit), with [`Platform::SHARDS`] lease words, so that threads that take
-    /// leases at once do not write the same cache line.
+    /// As [`uninit`](Self::uninit), with [`Platform::SHARDS`] lease words, so that threads that
+    /// take leases at once do not write the same cache line.
     ///
     /// # Errors
     /// [`Error::NoMemory`].

@@ -68,10 +68,10 @@ impl<P: Platform> Notifier<P> {
     }
 
     /// Returns whether the calling thread is known to hold a lease on an object in `range`: an
-    /// invalidation by this thread would wait for its own lease
-    /// ([rule 29](crate::docs::protocol#rule-29)). For an address space that can refuse the change.
-    /// `false` where the platform does not keep track, and for an [`OwnedLease`](crate::OwnedLease),
-    /// which belongs to no thread.
+    /// invalidation by this thread would wait for its own lease ([rule
+    /// 29](crate::docs::protocol#rule-29)). For an address space that can refuse the change.
+    /// `false` where the platform does not keep track, and for an
+    /// [`OwnedLease`](crate::OwnedLease), which belongs to no thread.
     #[must_use]
     pub fn is_held_here(&self, range: AddrRange) -> bool {
         // A lease of this thread was taken by this thread: it sees the hull with its node in it.

@@ -86,8 +86,8 @@ impl<P: Platform> Leases<P> {
         self.each().for_each(LeaseWord::close);
     }
 
-    /// Returns whether every lease is gone, with its use of the pages visible. The words are closed:
-    /// one that was found drained stays so.
+    /// Returns whether every lease is gone, with its use of the pages visible. The words are
+    /// closed: one that was found drained stays so.
     pub(super) fn is_drained(&self) -> bool {
         self.each().all(LeaseWord::is_drained)
     }

@@ -60,8 +60,8 @@ pub unsafe trait Platform: Sized + Send + Sync + 'static {
     const WINDOWS: usize = MAX_WINDOWS;
 
     /// How many lease words an object has whose leases are spread
-    /// ([`Limits::spread_leases`](crate::device::Limits::spread_leases)). At most [`MAX_SHARDS`]. A model
-    /// checker wants a small number, any other platform the default.
+    /// ([`Limits::spread_leases`](crate::device::Limits::spread_leases)). At most [`MAX_SHARDS`]. A
+    /// model checker wants a small number, any other platform the default.
     const SHARDS: usize = MAX_SHARDS;
 
     /// Whether this is a model checker, whose threads are not the machine's. What is made of real

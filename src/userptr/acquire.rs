@@ -80,8 +80,8 @@ impl<D: Device> UserPtr<D> {
 
     fn attach_and_pin(&self, current: Current) -> Result<Lease<'_, D>, Error> {
         let body = self.body();
-        // An invalidation waits for this thread's own lease. To allocate would be to wait, too: reclaim
-        // may start there (rule 28).
+        // An invalidation waits for this thread's own lease. To allocate would be to wait, too:
+        // reclaim may start there (rule 28).
         if is_held_here(self) {
             return Err(Error::Again);
         }

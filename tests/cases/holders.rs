@@ -114,7 +114,8 @@ enum Evicted {
     Neighbour,
 }
 
-/// The neighbour, which lies below, leaves the index while a start looks for the object: it finds it.
+/// The neighbour, which lies below, leaves the index while a start looks for the object: it finds
+/// it.
 pub fn neighbour_below<P: Stage>() {
     eviction_of_two::<P>(0, Evicted::Neighbour);
 }

@@ -165,7 +165,8 @@ fn s86_the_records_last_reference_goes_inside_a_queued_cancel<P: Host>() {
     assert_eq!((w.ctx.stats().spaces, w.record().registered(), w.machine.pins()), (1, 1, 1));
     assert!(!w.release_queue.run_one(), "the record is still held by the cancel");
     assert!(w.revoke_queue.as_ref().unwrap().run_one());
-    // The object was the cancel's alone, and is freed elsewhere (rule 32); so is the record after it.
+    // The object was the cancel's alone, and is freed elsewhere (rule 32); so is the record after
+    // it.
     assert_eq!((w.ctx.stats().spaces, w.record().registered(), w.machine.pins()), (1, 1, 0));
     assert!(w.release_queue.run_one());
     assert_eq!((w.ctx.stats().spaces, w.record().registered()), (0, 1));

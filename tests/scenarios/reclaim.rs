@@ -1,10 +1,11 @@
-//! Scenarios 140 to 142: what the device wrote survives reclaim, which holds the page lock (rule 35).
+//! Scenarios 140 to 142: what the device wrote survives reclaim, which holds the page lock (rule
+//! 35).
 
 use crate::world::{Host, World};
 use userptr_sim::PAGE;
 
-/// Three pages that are present, writable and clean, each in its own way. The value is what the processor finds if a
-/// device's write is lost.
+/// Three pages that are present, writable and clean, each in its own way. The value is what the
+/// processor finds if a device's write is lost.
 fn clean_pages<P: Host>(w: &World<P>) -> [(usize, u8); 3] {
     let (freed, shared, swapped) = (w.memory(1), 0x10_0000, w.memory(1));
     w.process.free_lazily(freed, PAGE);
@@ -32,7 +33,8 @@ fn s140_what_the_device_wrote_survives_reclaim<P: Host>() {
     w.finish();
 }
 
-/// Somebody holds the page lock while the object lets go of its pages for another reason; reclaim comes later.
+/// Somebody holds the page lock while the object lets go of its pages for another reason; reclaim
+/// comes later.
 fn s141_a_page_lock_does_not_excuse_from_the_mark<P: Host>() {
     let w = World::<P>::new();
     let _in = w.enter();

@@ -6,8 +6,8 @@ use core::ptr::NonNull;
 use userptr::platform::Platform;
 use userptr::{AddrRange, AddressSpace, Error, OwnedMemory};
 
-/// Whole pages that nothing else uses: no allocator, no value, no reference. Its bytes are copied in
-/// and out, and what changes it as a mapping brackets itself. So registering it is safe:
+/// Whole pages that nothing else uses: no allocator, no value, no reference. Its bytes are copied
+/// in and out, and what changes it as a mapping brackets itself. So registering it is safe:
 /// [`Context::register_memory`](userptr::Context::register_memory).
 ///
 /// ```
@@ -254,8 +254,8 @@ mod kernel {
     pub(super) fn map(at: *mut u8, bytes: usize, flags: i32) -> Result<NonNull<u8>, Error> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANON;
-        // SAFETY: a new mapping: at a place of the kernel's choice, or over pages of a region, whose
-        // bytes are nobody's values.
+        // SAFETY: a new mapping: at a place of the kernel's choice, or over pages of a region,
+        // whose bytes are nobody's values.
         let got = unsafe { libc::mmap(at.cast(), bytes, protection, flags, -1, 0) };
         if got == libc::MAP_FAILED {
             Err(Error::NoMemory)

@@ -26,8 +26,8 @@
 //! [`Notifier::invalidate`](userptr::Notifier::invalidate): `fallocate(PUNCH_HOLE)` and `ftruncate`
 //! on the file behind a mapping, `MADV_REMOVE` through another mapping of the file,
 //! `MADV_GUARD_INSTALL`, `shmdt`, and two that end the watch as well: `shmat(SHM_REMAP)` and
-//! `remap_file_pages`. [What is told, and what cannot be](docs::told) has every way to change memory,
-//! and what the next look-up finds after each, as tested on the running kernel.
+//! `remap_file_pages`. [What is told, and what cannot be](docs::told) has every way to change
+//! memory, and what the next look-up finds after each, as tested on the running kernel.
 //!
 //! # Why a look-up never finds a stale page
 //! The message comes after the pages are gone. In between, another thread can map the same address
@@ -102,8 +102,8 @@
 //! * Objects may overlap: they share regions, and an object that lies across others needs one more
 //!   for each gap between them.
 //! * There are [512 regions](MAX_REGIONS) at most; the next watch is refused with
-//!   [`Refusal::Regions`], or before that with [`Refusal::DescriptorReserve`]. A descriptor that is not
-//!   needed any more is kept for the next region.
+//!   [`Refusal::Regions`], or before that with [`Refusal::DescriptorReserve`]. A descriptor that is
+//!   not needed any more is kept for the next region.
 //! * An unmapper waits for the objects of its region alone, and a look-up asks only the regions of
 //!   its object. An object that was quarantined delays the unmap that met it, and none after that.
 //!
@@ -113,10 +113,10 @@
 //! * A context needs a queue for its revocations, with two threads:
 //!   [`spawn`](userptr::ContextBuilder::spawn) starts them, and a context without the queue cannot
 //!   be made.
-//! * Every watched range that adjoins no other costs up to two mappings, its own and the rest of the
-//!   one that it splits. A sixteenth of `vm.max_map_count` is left to the program, and a sixteenth of
-//!   `RLIMIT_NOFILE`: at the usual 65,530 mappings about 30,700 such ranges can be watched, and the
-//!   next one is refused with [`Refusal::MappingReserve`].
+//! * Every watched range that adjoins no other costs up to two mappings, its own and the rest of
+//!   the one that it splits. A sixteenth of `vm.max_map_count` is left to the program, and a
+//!   sixteenth of `RLIMIT_NOFILE`: at the usual 65,530 mappings about 30,700 such ranges can be
+//!   watched, and the next one is refused with [`Refusal::MappingReserve`].
 //! * A watch of a part splits its mapping. `mremap` of the whole then fails with `EFAULT`, on newer
 //!   kernels after it has moved the first part, and `realloc` of a large block copies: register
 //!   whole mappings where the program grows them.
@@ -277,8 +277,8 @@ pub struct Stats {
     /// Userfaultfds that are open. In the default mode memory that does not adjoin has one each, as
     /// long as there are fewer than 17; in strict mode each region.
     pub descriptors: usize,
-    /// How often, in the default mode, memory had to share a descriptor because another could not be
-    /// opened: what happens in one place delays look-ups in the other.
+    /// How often, in the default mode, memory had to share a descriptor because another could not
+    /// be opened: what happens in one place delays look-ups in the other.
     pub shared: u64,
     /// Whether mappings of files and SysV segments can be watched (`UFFD_FEATURE_WP_ASYNC`, Linux
     /// 6.7).
@@ -325,8 +325,8 @@ struct Shared {
 
 impl Shared {
     /// See [`AddressSpace::quiet`](userptr::AddressSpace::quiet), and [the
-    /// argument](crate#why-a-look-up-never-finds-a-stale-page). Without a key, for a moment that may
-    /// take a lock.
+    /// argument](crate#why-a-look-up-never-finds-a-stale-page). Without a key, for a moment that
+    /// may take a lock.
     fn quiet(&self, range: AddrRange, key: Option<WatchKey>) -> bool {
         let probe = self.options.probe;
         self.owner.is_me()

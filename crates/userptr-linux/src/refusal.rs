@@ -15,15 +15,15 @@ pub enum Refusal {
     Seccomp(Facility),
     /// `EPERM` or `EACCES`: a sysctl or a security module forbids it.
     Denied(Facility),
-    /// `EINVAL` from `userfaultfd(2)`: a kernel before 5.11, which cannot limit one to faults of user
-    /// mode.
+    /// `EINVAL` from `userfaultfd(2)`: a kernel before 5.11, which cannot limit one to faults of
+    /// user mode.
     UserModeOnly,
     /// The kernel has it, but not the features that are needed; these bits are missing.
     Features(u64),
     /// `EMFILE` or `ENFILE`: no more descriptors (`RLIMIT_NOFILE`).
     Descriptors,
-    /// Another watch would take one of the last descriptors: a sixteenth of `RLIMIT_NOFILE` is left to
-    /// the program.
+    /// Another watch would take one of the last descriptors: a sixteenth of `RLIMIT_NOFILE` is left
+    /// to the program.
     DescriptorReserve {
         /// The number that the new descriptor would have.
         number: usize,
@@ -49,8 +49,8 @@ pub enum Refusal {
     Threads,
     /// `ENOSPC`: the VFIO container takes no more mappings.
     DmaEntries,
-    /// `EEXIST`: the VFIO container has a mapping at the addresses already that is not ours. Somebody
-    /// else maps in it.
+    /// `EEXIST`: the VFIO container has a mapping at the addresses already that is not ours.
+    /// Somebody else maps in it.
     Overlap,
     /// The answer of the VFIO container about itself was not understood.
     #[cfg(feature = "vfio")]

@@ -1,5 +1,5 @@
-//! Strict mode: each piece of memory has a channel of its own, so that a message waiting there names
-//! the piece before it is read.
+//! Strict mode: each piece of memory has a channel of its own, so that a message waiting there
+//! names the piece before it is read.
 //!
 //! Pieces do not overlap. A watch of a range counts on every piece that it meets, and makes pieces
 //! of what nobody watches yet; those that it counts on stay until it ends, so it is counted off
@@ -13,8 +13,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use userptr::AddrRange;
 use userptr::address_space::WatchKey;
 
-/// The most regions, pieces of memory with a descriptor of their own, in strict mode. An object that
-/// overlaps another needs one only for what that one does not cover.
+/// The most regions, pieces of memory with a descriptor of their own, in strict mode. An object
+/// that overlaps another needs one only for what that one does not cover.
 pub const MAX_REGIONS: usize = 512;
 
 /// The key of a range that lies in several pieces.

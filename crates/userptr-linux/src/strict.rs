@@ -20,8 +20,8 @@ pub(super) const TICK: Duration = Duration::from_micros(100);
 #[derive(Debug)]
 pub(super) struct Held {
     index: usize,
-    /// The region at the time: its window is open. `None`: a channel without one, where nobody needs
-    /// to wait.
+    /// The region at the time: its window is open. `None`: a channel without one, where nobody
+    /// needs to wait.
     range: Option<AddrRange>,
     until: Instant,
 }

@@ -50,8 +50,8 @@ struct Frame {
     generation: u64,
     state: PageState,
     locked: bool,
-    /// The content is nowhere else: reclaim has to put it away. A page without this mark is dropped. The
-    /// processor's writes set it, a device's do not.
+    /// The content is nowhere else: reclaim has to put it away. A page without this mark is
+    /// dropped. The processor's writes set it, a device's do not.
     modified: bool,
     content: Option<Box<[u8; CONTENT]>>,
 }
@@ -130,8 +130,9 @@ impl Frames {
     pub(super) fn unpin(&self, page: Page, dirty: bool, accessed: bool) -> bool {
         let mut m = self.memory();
         let Some(f) = m.live(page) else { return false };
-        // The page lock, which the thread that invalidates may hold, is not waited for. Nor does a lock
-        // that is taken excuse from marking (rule 35): who holds it may be about to drop the page.
+        // The page lock, which the thread that invalidates may hold, is not waited for. Nor does a
+        // lock that is taken excuse from marking (rule 35): who holds it may be about to drop the
+        // page.
         f.state.dirty |= dirty;
         f.modified |= dirty;
         f.state.accessed |= accessed;

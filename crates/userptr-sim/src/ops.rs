@@ -99,8 +99,8 @@ impl Process {
         sure(mm.invalidate(Op::Dontneed, &range, true, |_| mm.tables().clear(&range), drop_all));
     }
 
-    /// Lets the content of the range go when memory runs short (`MADV_FREE`). Until somebody writes, the pages
-    /// stay as they are, writable and clean.
+    /// Lets the content of the range go when memory runs short (`MADV_FREE`). Until somebody
+    /// writes, the pages stay as they are, writable and clean.
     pub fn free_lazily(&self, address: usize, len: usize) {
         let range = span(address, len);
         let mm = self.mm();
@@ -241,7 +241,8 @@ impl Mm {
     }
 }
 
-/// Takes a page out of the page table. Its content is kept if it is nowhere else, and dropped if it is clean.
+/// Takes a page out of the page table. Its content is kept if it is nowhere else, and dropped if it
+/// is clean.
 fn put_away(tables: &mut Tables, at: usize, page: Page, frames: &Frames) {
     tables.ptes.remove(&at);
     let modified = frames.is_modified(page);

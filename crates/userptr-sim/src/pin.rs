@@ -37,7 +37,8 @@ impl Record {
             let _mmap = mm.mmap.read();
             loop {
                 if let Some(page) = mm.pin_present(at, write) {
-                    // A pin that may wait marks what it pins for writing (`FOLL_TOUCH`); a fast one does not.
+                    // A pin that may wait marks what it pins for writing (`FOLL_TOUCH`); a fast one
+                    // does not.
                     if write {
                         mm.machine.frames().set_modified(page, true);
                     }

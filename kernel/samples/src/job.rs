@@ -108,8 +108,8 @@ pub struct Job<T: Table> {
     ended: KWait,
 }
 
-// SAFETY: the table is written before anybody else has the job; buffer and outcome belong to the job, are touched by its worker, and by others only once
-// `done` was seen.
+// SAFETY: the table is written before anybody else has the job; buffer and outcome belong to the
+// job, are touched by its worker, and by others only once `done` was seen.
 unsafe impl<T: Table> Send for Job<T> {}
 // SAFETY: as above.
 unsafe impl<T: Table> Sync for Job<T> {}
@@ -144,7 +144,8 @@ impl<T: Table> Fresh<T> {
     /// call, which allocates nothing.
     ///
     /// # Errors
-    /// `EFAULT` if the range is not within the object, `EPERM` to write a read-only object, `EBUSY`.
+    /// `EFAULT` if the range is not within the object, `EPERM` to write a read-only object,
+    /// `EBUSY`.
     pub fn begin(self, queue: &KQueue, map: &Mapping<T>) -> Result<Ref<Job<T>, Kernel>, Error> {
         let (job, table) = (self.0, map.0.clone());
         if job.range.end > table.pages().saturating_mul(PAGE) || job.range.start > job.range.end {

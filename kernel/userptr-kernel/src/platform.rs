@@ -40,9 +40,9 @@ unsafe impl Platform for Kernel {
         Duration::from_nanos(unsafe { ffi::uk_now_ns() })
     }
 
-    /// A lease is a lock for those that wait for it: a kernel with lockdep learns of it, and reports
-    /// a thread that allocates, or takes what an invalidation takes, while it holds one. Without
-    /// lockdep: nothing.
+    /// A lease is a lock for those that wait for it: a kernel with lockdep learns of it, and
+    /// reports a thread that allocates, or takes what an invalidation takes, while it holds one.
+    /// Without lockdep: nothing.
     #[inline]
     fn note_lease(_: usize, taken: bool) {
         if cfg!(userptr_debug_locks) {

@@ -25,8 +25,8 @@ impl<D: Device<Space: AddressSpace<Platform: Threads>>> OnThreads for D {}
 
 /// An acquire to be awaited, on any runtime: see [`UserPtr::acquire_async`].
 ///
-/// Dropped before it is done, it leaves no lease: one that comes later is dropped by the thread that
-/// waits for it.
+/// Dropped before it is done, it leaves no lease: one that comes later is dropped by the thread
+/// that waits for it.
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct Acquire<D: OnThreads> {
     object: UserPtr<D>,

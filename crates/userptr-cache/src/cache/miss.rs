@@ -278,8 +278,8 @@ impl<D: Device> Shared<D> {
         table.close(slot);
         self.slots.close(slot);
         self.index.publish(&mut table.draft);
-        // ORDERING: store buffering with a look-up (C3): there the count, fence, then the version or
-        // the generation; here both of these, fence, then the counts.
+        // ORDERING: store buffering with a look-up (C3): there the count, fence, then the version
+        // or the generation; here both of these, fence, then the counts.
         // - If our fence comes first, the look-up finds another version, and backs out.
         // - If its fence comes first, we find its count, and leave the object in its place.
         PlatformOf::<D>::fence();

@@ -116,10 +116,12 @@ impl<D: Device> Slots<D> {
         }
     }
 
-    /// Returns whether nobody uses the slot, which was closed, with a full fence since: nobody will.
+    /// Returns whether nobody uses the slot, which was closed, with a full fence since: nobody
+    /// will.
     pub(super) fn is_unused(&self, slot: usize) -> bool {
         (0..self.shards).all(|shard| {
-            // ORDERING: pairs with the release of a hold's drop (C4): its use of the object is over.
+            // ORDERING: pairs with the release of a hold's drop (C4): its use of the object is
+            // over.
             self.count(shard, slot).is_none_or(|count| count.load(Load::Acquire) == 0)
         })
     }

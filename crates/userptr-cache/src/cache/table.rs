@@ -169,8 +169,8 @@ impl Table {
         }
     }
 
-    /// Returns the next open slot that `is_idle` says has neither users nor a mark: the clock, which
-    /// takes marks away as it passes. `None` after two turns.
+    /// Returns the next open slot that `is_idle` says has neither users nor a mark: the clock,
+    /// which takes marks away as it passes. `None` after two turns.
     pub(super) fn victim(&mut self, is_idle: impl Fn(usize) -> bool) -> Option<usize> {
         for _ in 0..self.entries.len().saturating_mul(2) {
             let slot = self.step(|table| &mut table.hand);

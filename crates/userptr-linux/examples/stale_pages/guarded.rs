@@ -29,7 +29,8 @@ impl Guarded {
     fn object(&mut self, buffer: Range) -> Result<&UserPtr<Uring>, Error> {
         if !self.objects.contains_key(&buffer) {
             let range = AddrRange::new(buffer.address, buffer.bytes)?;
-            // SAFETY: the buffers are mapped by system calls of this program, and looked at by such, too.
+            // SAFETY: the buffers are mapped by system calls of this program, and looked at by
+            // such, too.
             let object = unsafe { self.context.register_unchecked(&self.space, range, Flags::NONE) }?;
             self.objects.insert(buffer, object);
         }
@@ -67,7 +68,8 @@ impl Cache for Guarded {
                 },
                 Err(Error::Busy | Error::Again) if Instant::now() < deadline => {}
                 Err(error) => {
-                    // Nothing tells of new memory at an address that was empty: look again next time.
+                    // Nothing tells of new memory at an address that was empty: look again next
+                    // time.
                     object.reset();
                     return Err(refusal(&context, error));
                 }

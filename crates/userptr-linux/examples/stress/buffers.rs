@@ -44,7 +44,8 @@ impl<S: OwnMemory> World<S> {
     pub(crate) fn register(&self, range: Range) -> Result<UserPtr<Uring<S>>, Error> {
         let flags = if self.plan.mode == Mode::Control { Flags::UNSYNCHRONIZED } else { Flags::NONE };
         let range = AddrRange::new(range.address, range.bytes)?;
-        // SAFETY: the memory is made by system calls of this program, and looked at by copies alone.
+        // SAFETY: the memory is made by system calls of this program, and looked at by copies
+        // alone.
         unsafe { self.context.register_unchecked(&self.space, range, flags) }
     }
 }
@@ -126,8 +127,8 @@ impl<'a, S: OwnMemory> Hand<'a, S> {
         Ok(Self { world, random: fastrand::Rng::with_seed(seed), tally: Tally::default(), file })
     }
 
-    /// One look-up. The memory does not change meanwhile: the caller has locked the buffer, or knows
-    /// that nobody else has it. Whether there was a lease.
+    /// One look-up. The memory does not change meanwhile: the caller has locked the buffer, or
+    /// knows that nobody else has it. Whether there was a lease.
     pub(crate) fn look_up(
         &mut self,
         object: &UserPtr<Uring<S>>,

@@ -43,8 +43,8 @@
 //!
 //! # What it costs, for ever
 //! `no_new_privs` is set, and the filter stays until the process ends: there is nothing to close.
-//! Arenas are named once. A process has one listener: where a container manager has put one, this is
-//! [`Refused::Busy`].
+//! Arenas are named once. A process has one listener: where a container manager has put one, this
+//! is [`Refused::Busy`].
 //!
 //! * A forked child is not served: its calls continue as they are, as long as its parent lives. The
 //!   listener is closed in it by a fork handler; when the parent is gone, its calls on the

@@ -58,10 +58,10 @@ impl Shared {
             Some(errno) => Refusal::of_facility(Facility::IoUring, errno),
             None => Refusal::Missing(Facility::IoUring),
         };
-        // A completion for each request and its cancel, for each tag, and for the wake-up. More come
-        // when a slot is filled and cleared again and again while the ring's thread does not run:
-        // the kernel keeps those, and gives them out when it is asked (`sleep`). The child of a fork
-        // has no use of the queues.
+        // A completion for each request and its cancel, for each tag, and for the wake-up. More
+        // come when a slot is filled and cleared again and again while the ring's thread does not
+        // run: the kernel keeps those, and gives them out when it is asked (`sleep`). The child of
+        // a fork has no use of the queues.
         let requests_twice = u32::from(requests).saturating_mul(2);
         let completions = u32::from(slots).saturating_add(requests_twice).saturating_add(1);
         let ring = IoUring::builder()

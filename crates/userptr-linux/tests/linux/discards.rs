@@ -238,8 +238,8 @@ fn come_and_go() {
 }
 
 // Not shown here: a listing that ends early, which hid a discarder in 4 of 7,693 discards; the unit
-// test `a_busy_thread_is_never_missed_while_others_end` sees it. And not with six busy threads on the
-// discarder's processor: nothing is stale there, but an `acquire` can end at its deadline.
+// test `a_busy_thread_is_never_missed_while_others_end` sees it. And not with six busy threads on
+// the discarder's processor: nothing is stale there, but an `acquire` can end at its deadline.
 scenario!(s113_threads_that_come_and_go_hide_no_discarder, 60, {
     spin_elsewhere();
     come_and_go();

@@ -148,8 +148,8 @@ scenario!(
     }
 );
 
-/// Objects and then, if `all`, everything goes while a forked child has every descriptor; after that
-/// the moved memory is unmapped.
+/// Objects and then, if `all`, everything goes while a forked child has every descriptor; after
+/// that the moved memory is unmapped.
 fn moved_watch(options: Options, all: bool) {
     let stack = Stack::new(options);
     let range = memory::map(BYTES).unwrap();
@@ -207,8 +207,8 @@ scenario!(s122_without_proc_and_descriptors, 60, { without_anything(Options::def
 
 scenario!(s122_without_proc_and_descriptors_in_strict_mode, 60, { without_anything(STRICT()) });
 
-/// A mapping that cannot be watched lies in the middle of what was: a call to end the watch of all of
-/// it is refused.
+/// A mapping that cannot be watched lies in the middle of what was: a call to end the watch of all
+/// of it is refused.
 fn mixed_mappings(options: Options) {
     let stack = Stack::new(options);
     let range = memory::map(BYTES).unwrap();

@@ -206,8 +206,8 @@ scenario!(s129_an_untouched_object_beside_a_storm_elsewhere, 150, {
 });
 
 scenario!(
-    /// One page away is the same mapping, and the same descriptor: a figure, and no promise but that
-    /// a look-up that waits gets its lease.
+    /// One page away is the same mapping, and the same descriptor: a figure, and no promise but
+    /// that a look-up that waits gets its lease.
     s129_an_untouched_object_one_page_away,
     150,
     {

@@ -122,8 +122,8 @@ scenario!(
     }
 );
 
-/// What becomes of two reads of a silent pipe, one of them forgotten, when their buffer is unmapped.
-/// The errno of the other one.
+/// What becomes of two reads of a silent pipe, one of them forgotten, when their buffer is
+/// unmapped. The errno of the other one.
 fn silent_pipe(setup: Setup, strict: bool) -> Option<i32> {
     let space = Linux::with(Options { strict, ..Options::default() }).unwrap();
     let stack = Stack::with(space, Uring::open(setup).unwrap());

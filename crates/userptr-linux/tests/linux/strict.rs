@@ -52,8 +52,8 @@ scenario!(
 );
 
 scenario!(
-    /// `malloc_trim` holds the allocator's lock while it discards and unmaps. What it waits for must
-    /// not need that lock (rule 32).
+    /// `malloc_trim` holds the allocator's lock while it discards and unmaps. What it waits for
+    /// must not need that lock (rule 32).
     s121_an_unmapper_with_the_allocators_lock,
     60,
     {
@@ -196,7 +196,8 @@ scenario!(s127_the_number_of_regions_is_named, 60, {
 });
 
 scenario!(
-    /// A lease was lost. The object is quarantined and reported once, and delays no unmap after that.
+    /// A lease was lost. The object is quarantined and reported once, and delays no unmap after
+    /// that.
     s128_a_quarantined_object_delays_one_unmap_at_most,
     60,
     {

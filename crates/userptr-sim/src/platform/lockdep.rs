@@ -3,8 +3,8 @@
 //! A thread takes locks in ascending rank, two of one class never together. It does not sleep while
 //! it holds a spinlock or is in a [`NON_BLOCK`] section. It does not allocate while it holds a lock
 //! that an invalidation takes, or inside a callback. It frees nothing between the device's idleness
-//! and the moment in which the object is out of the index: the unmapper waits for that, and may hold
-//! the allocator's lock (rule 32).
+//! and the moment in which the object is out of the index: the unmapper waits for that, and may
+//! hold the allocator's lock (rule 32).
 //!
 //! The thread's list is plain thread-local data, so the checker adds no synchronisation that could
 //! hide a race.
@@ -49,7 +49,8 @@ thread_local! {
     static LEASES: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Notes that this thread takes or drops a lease on an object: for the threads that it waits for, a lock.
+/// Notes that this thread takes or drops a lease on an object: for the threads that it waits for, a
+/// lock.
 pub fn note_lease(object: usize, taken: bool) {
     LEASES.with_borrow_mut(|leases| {
         if taken {

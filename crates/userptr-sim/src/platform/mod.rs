@@ -3,8 +3,9 @@
 //!
 //! It finds on every run, not only when the schedule is unlucky: a lock taken out of order, a sleep
 //! under a spinlock, an allocation under a lock that an invalidation takes (rule 27), a call-out
-//! under such a lock, memory freed inside a revocation (rule 32). A violation panics at once, with the locks that are held. See [`lockdep`] for
-//! the rules and [`Meter`] for failing, counting and recursing allocations.
+//! under such a lock, memory freed inside a revocation (rule 32). A violation panics at once, with
+//! the locks that are held. See [`lockdep`] for the rules and [`Meter`] for failing, counting and
+//! recursing allocations.
 
 pub mod lockdep;
 mod meter;

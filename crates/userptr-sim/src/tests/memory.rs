@@ -114,7 +114,8 @@ fn reclaim_puts_pages_away_unless_they_are_pinned_or_locked() {
     m.assert_empty();
 }
 
-/// What a device wrote is content like any other only if its pins are given back as dirty: a clean page is dropped.
+/// What a device wrote is content like any other only if its pins are given back as dirty: a clean
+/// page is dropped.
 #[test]
 fn reclaim_drops_clean_pages() {
     for (dirty, kept) in [(false, 0), (true, 9)] {
