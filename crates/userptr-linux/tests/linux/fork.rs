@@ -225,7 +225,8 @@ fn mixed_mappings(options: Options) {
     let mut child = Child::fork(|| true);
     assert!(child.result());
     drop(object);
-    assert_eq!(stack.space.stats().watched, 0);
+    // The revocation after the change may have had the last reference: it ends elsewhere (rule 32).
+    eventually("nothing is watched", || stack.space.stats().watched == 0);
     // Nothing of it is ours any more: another userfaultfd may have both ends.
     let own = Uffd::open().unwrap();
     for start in [range.address, middle.address + middle.bytes] {

@@ -38,7 +38,7 @@ impl<D: Device<Space = Linux>> Stack<D> {
 
 /// A lease, however long windows stay open.
 pub(crate) fn lease<D: Device<Space = Linux>>(object: &UserPtr<D>) -> Lease<'_, D> {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         match object.acquire() {
             Ok(lease) => return lease,
@@ -52,7 +52,7 @@ pub(crate) fn lease<D: Device<Space = Linux>>(object: &UserPtr<D>) -> Lease<'_, 
 
 /// Waits for something that has to come.
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while !condition() {
         assert!(Instant::now() < deadline, "never: {what}");
         std::thread::yield_now();

@@ -143,7 +143,8 @@ scenario!(
             memory::map_over(part(whole, 3..4)).unwrap();
             eventually("the other one is still watched", || second.state() == State::Idle);
             drop(second);
-            assert_eq!(stack.space.stats().watched, 0);
+            // A revocation may have had the last reference: it ends elsewhere (rule 32).
+            eventually("nothing is watched", || stack.space.stats().watched == 0);
         }
     }
 );
