@@ -216,6 +216,7 @@ pub const ALL: &[Model] = &[
         .executions(2219, 729),
     full("s169_end_beside_a_start_in_an_old_slot", 2, windows::end_beside_a_start_in_an_old_slot::<TwoSlots>)
         .executions(19, 19),
+    full("s170_wait_for_a_driver", 2, waits::wait_for_a_driver::<Loom>).executions(23, 23),
     full("s170_wait_for_an_end", 2, waits::wait_for_an_end::<Loom>).executions(9860, 2975),
     full("s170_wait_for_a_refusal", 2, waits::wait_for_a_refusal::<Loom>).executions(74666, 57296),
     full("s170_wait_for_an_acquire", 2, waits::wait_for_an_acquire::<Loom>).executions(4913, 4913),
@@ -269,14 +270,14 @@ pub const ALL: &[Model] = &[
     full("s29_cancel_while_a_worker_pins", 2, object::cancel_while_a_worker_pins::<Loom>)
         .executions(134, 134),
     full("s28_superseded_worker", 2, object::superseded_worker::<Loom>)
-        .executions(80903, 80903)
+        .executions(121606, 121606)
         .outcomes(&["again"]),
     full("s49_exit_against_worker", 2, object::exit_against_worker::<Loom>).executions(1280, 1280),
     full("s31_report_against_acquire", 2, object::report_against_acquire::<Loom>)
         .executions(18, 18)
         .outcomes(&["told at once", "told later"]),
     full("s33_worker_limit", 2, object::worker_limit::<Loom>).executions(838, 838),
-    full("s50_last_reference_in_worker", 2, object::last_reference_in_worker::<Loom>).executions(4, 4),
+    full("s50_last_reference_in_worker", 2, object::last_reference_in_worker::<Loom>).executions(7, 7),
     full("s43_export_against_acquire", 2, object::export_against_acquire::<Loom>)
         .executions(2681, 336)
         .outcomes(&["again", "served"]),
@@ -299,6 +300,9 @@ pub const ALL: &[Model] = &[
     full("s187_unwinds_in_an_eviction", 1, unwind::unwinds_in_an_eviction::<Loom>).executions(1, 1),
     full("s187_unwinds_in_the_last_put", 1, unwind::unwinds_in_the_last_put::<Loom>).executions(1, 1),
     full("s187_unwinds_under_a_lease", 1, unwind::unwinds_under_a_lease::<Loom>).executions(1, 1),
+    full("s187_unwinds_beside_a_start", 2, unwind::unwinds_beside_a_start::<Loom>)
+        .executions(366, 366)
+        .outcomes(&["the eviction unwinds", "the start unwinds"]),
     full("s188_unwinds_in_prepare", 1, unwind::unwinds_in_prepare::<Loom>).executions(1, 1),
     full("s189_last_handle_in_its_own_item", 2, queue::last_handle_in_its_own_item::<Loom>)
         .executions(15250, 15250),
@@ -311,7 +315,7 @@ pub const ALL: &[Model] = &[
     full("s245_lease_dropped_elsewhere", 2, spread::lease_dropped_elsewhere::<Loom>).executions(195, 195),
     full("s191_reports_once", 1, unwind::reports_once::<Loom>).executions(1, 1),
     bounded("s206_hit_against_invalidate", 2, 2, cache::hit_against_invalidate::<Loom>)
-        .executions(131, 125)
+        .executions(100, 125)
         .outcomes(&["served"]),
     bounded("s206_hit_against_eviction", 2, 3, cache::hit_against_eviction::<Loom>)
         .executions(37024, 5923)
@@ -323,6 +327,6 @@ pub const ALL: &[Model] = &[
         .executions(232, 144)
         .outcomes(&["a hit", "two misses"]),
     bounded("s202_set_against_invalidate", 2, 2, cache::set_against_invalidate::<Loom>)
-        .executions(472, 439)
+        .executions(454, 439)
         .outcomes(&["all"]),
 ];

@@ -75,8 +75,8 @@ on_threads! {
     windows: attach_beside_a_window_above, attach_beside_a_window_below, attach_beside_a_strangers_window,
         end_beside_a_start_in_an_old_slot, two_ends_and_a_third_window;
     unwind: unwinds_in_an_invalidation, unwinds_in_a_guarded_invalidation, unwinds_in_an_eviction, unwinds_in_the_last_put,
-        unwinds_under_a_lease, unwinds_in_prepare, reports_once;
-    waits: wait_for_an_end, wait_for_a_refusal, wait_for_an_acquire, wait_for_an_eviction, wait_for_a_cancel,
+        unwinds_under_a_lease, unwinds_beside_a_start, unwinds_in_prepare, reports_once;
+    waits: wait_for_a_driver, wait_for_an_end, wait_for_a_refusal, wait_for_an_acquire, wait_for_an_eviction, wait_for_a_cancel,
         wait_for_a_quarantine, wait_for_an_exit, wait_for_an_exit_in_a_window, wait_for_an_export, acquire_waits_for_its_worker,
         acquire_waits_for_a_place, acquire_waits_for_a_change;
     cache: hit_against_invalidate, hit_against_eviction, handle_against_eviction, two_misses, set_against_invalidate;

@@ -7,6 +7,7 @@
 //! * [`protocol`]: flows, lock order, the rules with the place and the check of each.
 //! * [`scenarios`]: what the numbers of scenarios stand for, and the test of each.
 //! * [`orderings`]: every non-relaxed ordering, as numbered edges.
+//! * [`performance`]: what was measured, where, and by which command.
 //! * [`port_map`]: the reference driver's functions and ours; its holes.
 
 #[doc = include_str!("protocol.md")]
@@ -17,6 +18,9 @@ pub mod scenarios {}
 
 #[doc = include_str!("orderings.md")]
 pub mod orderings {}
+
+#[doc = include_str!("performance.md")]
+pub mod performance {}
 
 #[doc = include_str!("port_map.md")]
 pub mod port_map {}

@@ -343,7 +343,8 @@ impl<P: Platform> Notifier<P> {
     /// there was none.
     pub fn reset_failed<T: Subscriber<P>>(sub: &Ref<T, P>) -> bool {
         let attachment = sub.attachment();
-        let was = Self::with_notifier(&**sub, |notifier, core| {
+        // Nobody is woken: nobody waits for an object to leave `Failed`.
+        Self::with_notifier(&**sub, |notifier, core| {
             // SAFETY: the lock is held; a `Failed` node is in this index.
             unsafe {
                 let was = attachment.state() == State::Failed;
@@ -352,11 +353,7 @@ impl<P: Platform> Notifier<P> {
                 }
                 was
             }
-        });
-        if was {
-            sub.notifier().wake();
-        }
-        was
+        })
     }
 
     /// Calls `f` under the lock if the object is `Idle`.

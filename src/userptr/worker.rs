@@ -112,6 +112,12 @@ fn pin_all<D: Device>(pinned: &mut Pinned<'_, D>, ticket: Ticket) -> Result<(), 
             // Superseded: stop early (rule 17).
             return Err(Error::Again);
         }
+        if Ref::count(body) == 1 {
+            // Closed, perhaps with its process: this run's reference is the last, so no handle can
+            // come back, and nobody wants the pages. Not an older count: the queue orders the
+            // reference that this run was given before this.
+            return Err(Error::Again);
+        }
         let done = pinned.len();
         let part = stride(body.range(), shift, done, total).ok_or(Error::Fault)?;
         if let Some(pages) = pinned.pages_mut() {

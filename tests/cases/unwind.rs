@@ -107,6 +107,32 @@ pub fn unwinds_under_a_lease<P: Stage>() {
     assert_quiet(&home, &world);
 }
 
+/// The driver unwinds in an eviction, under a lease, beside a start: whichever of them owns the
+/// revocation unwinds, and the other is woken and told.
+pub fn unwinds_beside_a_start<P: Stage>() {
+    let (home, world, probes) = stage::<P>(1, None);
+    let lease = Notifier::lease(&probes[0]).unwrap();
+    world.set_unwinding(STOP);
+    let t = {
+        let probe = probes[0].clone();
+        P::spawn(move || {
+            let evicted = catch_unwind(AssertUnwindSafe(|| Notifier::revoke(&probe)));
+            P::met(if evicted.is_err() { "the eviction unwinds" } else { "the start unwinds" });
+            assert!(evicted.is_err() || evicted.is_ok_and(|outcome| outcome == Outcome::TimedOut));
+        })
+    };
+    let begun = catch_unwind(AssertUnwindSafe(|| home.invalidate_and_wait(pages(0, 1), Blockable::Yes)));
+    assert!(begun.is_err() || begun.is_ok_and(|outcome| outcome == Ok(Outcome::TimedOut)));
+    home.end(pages(0, 1));
+    P::join(t);
+    world.set_unwinding(0);
+    assert_eq!(world.take_events(), [Event::Quarantined(pages(0, 1), Outcome::TimedOut)]);
+    drop(lease);
+    assert_eq!(world.take_events(), [Event::Revoked(pages(0, 1)), Event::Finished(pages(0, 1))]);
+    drop(probes);
+    assert_quiet(&home, &world);
+}
+
 /// Each quarantine, release and finish is reported once.
 pub fn reports_once<P: Stage>() {
     let (home, world, probes) = stage::<P>(1, Some(Duration::ZERO));

@@ -8,6 +8,8 @@ use super::stage::{Home, Probe, ProbeRef, World, assert_quiet, notifier, pages};
 use core::time::Duration;
 use std::sync::Arc;
 use userptr::notifier::State;
+use userptr::platform::{AtomicUsize, Load, Store};
+use userptr::work::Waiter;
 use userptr::{Blockable, Current, Error, Flags, Notifier, Outcome};
 
 fn stage<P: Stage>() -> (Home<P>, Arc<World<P>>, ProbeRef<P>) {
@@ -48,6 +50,22 @@ pub fn wait_for_an_end<P: Stage>() {
         drop(probe);
         assert_quiet(&home, &world);
     }
+}
+
+/// For a condition of the driver's own, on the wait queue that it is given.
+pub fn wait_for_a_driver<P: Stage>() {
+    let waiter = Waiter::<P>::try_new().unwrap();
+    let done = Arc::new(<P::Usize as AtomicUsize>::new(0));
+    let t = {
+        let (waiter, done) = (waiter.clone(), Arc::clone(&done));
+        P::spawn(move || {
+            done.store(1, Store::Relaxed);
+            waiter.wake_all();
+        })
+    };
+    assert!(waiter.wait_until(None, || done.load(Load::Relaxed) == 1));
+    assert_eq!(done.load(Load::Relaxed), 1, "it did not wait");
+    P::join(t);
 }
 
 /// For a start that is refused: its window was there for a moment.

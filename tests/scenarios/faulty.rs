@@ -210,6 +210,36 @@ fn s182_a_panic_in_an_invalidation_hangs_nobody<P: Host>() {
     }
 }
 
+/// A device that is lost under the pages of many address spaces, and is mended: one call releases
+/// them all.
+fn s262_a_retry_reaches_every_address_space<P: Host>() {
+    const MANY: usize = 70;
+    let stage = Stage::<P>::new();
+    let processes: Vec<Process> = (0..MANY).map(|_| stage.machine.process()).collect();
+    let mut objects = Vec::new();
+    for process in &processes {
+        let _in = stage.machine.enter(process);
+        let range = process.map(PAGE);
+        process.fill(range, 1).unwrap();
+        let object = stage.context.register(&process.space(), range, Flags::NONE).unwrap();
+        drop(object.acquire().unwrap());
+        objects.push((range, object));
+    }
+    stage.set(Fault::WaitIdle);
+    for (range, object) in &objects {
+        let notifier = object.record().existing_notifier().unwrap();
+        assert!(quiet(|| drop(notifier.invalidate(*range, userptr::Blockable::Yes))));
+    }
+    assert_eq!(stage.context.stats().quarantined, MANY);
+    stage.set(Fault::None);
+    assert_eq!(stage.context.retry_quarantined(), Outcome::Idle);
+    assert!(objects.iter().all(|(_, object)| object.state() == State::Idle), "one was passed over");
+    assert_eq!((stage.context.stats().revoked, stage.machine.pins()), (MANY, 0));
+    drop(objects);
+    stage.context.drain();
+    assert!(stage.context.registry().is_empty(), "a count is left");
+}
+
 /// The same in an eviction and in the last put.
 fn s183_a_panic_in_a_release_hangs_nobody<P: Host>() {
     for fault in [Fault::Stop, Fault::WaitIdle] {
@@ -262,6 +292,7 @@ crate::on_each_host! {
     s180_a_hung_device_costs_one_deadline,
     s181_at_the_deadline_each_is_asked_once_more,
     s182_a_panic_in_an_invalidation_hangs_nobody,
+    s262_a_retry_reaches_every_address_space,
     s183_a_panic_in_a_release_hangs_nobody,
     s184_a_panic_in_prepare_leaves_nothing,
 }

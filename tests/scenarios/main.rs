@@ -20,6 +20,7 @@
 //! | 165-168 | `edges` |
 //! | 180-184 | `faulty` |
 //! | 210, 211 | `awaited` |
+//! | 260-263 | `records` (262: `faulty`) |
 //! | rule 29 | `holders` |
 #![allow(
     clippy::unwrap_used,
@@ -49,6 +50,7 @@ mod locks;
 mod memory;
 mod pinning;
 mod reclaim;
+mod records;
 mod sharing;
 mod windows;
 mod workers;

@@ -1,4 +1,4 @@
-//! Scenarios 27 to 37: the slow path.
+//! Scenarios 27 to 37 and 264: the slow path.
 
 use crate::ext::AddressSpaceSide;
 use crate::world::{Host, Setup, World, range, rounds, until};
@@ -107,6 +107,31 @@ fn s29_a_superseded_worker_stops_early<P: Host>() {
     assert!(strides() > 4, "it takes several");
     assert_eq!(w.machine.pins(), pages);
     drop(object);
+    w.finish();
+}
+
+/// The object is closed while its worker pins the first of many strides: the worker has the last
+/// reference, and does not bring in the rest of the memory for nobody.
+fn s264_the_worker_of_a_closed_object_stops_early<P: Host>() {
+    let w = World::<P>::new();
+    let _in = w.enter();
+    let pages = 4000;
+    let a = w.process.mmap(pages * PAGE);
+    let object = w.create(a, pages);
+    assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
+    w.machine.once_in(Op::SlowPin, Seam::Pinned, move |_| drop(object));
+    let strides =
+        || w.machine.trace().iter().filter(|e| e.seam == Seam::Pinned && e.op == Op::SlowPin).count();
+    w.work();
+    assert_eq!((strides(), w.machine.pins()), (1, 0));
+    // With another handle somewhere it goes on.
+    let object = w.create(a, pages);
+    let kept = object.clone();
+    assert_eq!(object.try_acquire().unwrap_err(), Error::Again);
+    w.machine.once_in(Op::SlowPin, Seam::Pinned, move |_| drop(object));
+    w.work();
+    assert_eq!((kept.state(), w.machine.pins()), (State::Ready, pages));
+    drop(kept);
     w.finish();
 }
 
@@ -360,6 +385,7 @@ crate::on_each_host! {
     s28_a_superseded_worker_that_ends_last_changes_nothing,
     s29_a_cancel_while_a_worker_pins,
     s29_a_superseded_worker_stops_early,
+    s264_the_worker_of_a_closed_object_stops_early,
     s30_a_fault_sticks_until_the_mapping_changes_or_a_reset,
     s31_out_of_memory_is_reported_once,
     s32_no_pages_is_an_error_and_no_loop,

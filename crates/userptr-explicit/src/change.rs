@@ -115,6 +115,18 @@ impl<P: Platform> Explicit<P> {
         self.begin(range, Blockable::No)
     }
 
+    /// Tries the quarantined objects again that overlap `range`, of every device: for one that
+    /// learns that a device is done with a page after the deadline. May free memory and wait for
+    /// devices. Returns the worst outcome; what is quarantined again is reported as an event.
+    pub fn retry_quarantined_in(&self, range: AddrRange) -> Outcome {
+        if !self.is_mine() {
+            return Outcome::Idle;
+        }
+        let (calls, ()) = Calls::begin(&self.space, |state, round| state.each(range, round));
+        let tried = calls.round.calls.iter().flatten().map(|(n, range)| n.retry_quarantined_in(*range));
+        tried.max().unwrap_or(Outcome::Idle)
+    }
+
     fn begin(&self, range: AddrRange, mode: Blockable) -> Result<Change<P>, Error> {
         if !self.is_mine() {
             return Err(Error::OtherSpace);

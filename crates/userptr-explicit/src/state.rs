@@ -133,14 +133,18 @@ impl<P: Platform> State<P> {
                 self.hull = Some(self.hull.map_or(range, |hull| hull.hull(range)));
             }
         }
-        let open = Open { range, place, began: self.serial, windows: 0 };
+        self.each(range, round);
+        Open { range, place, began: self.serial, windows: 0 }
+    }
+
+    /// Names every notifier that is not leaving, with a range.
+    pub(crate) fn each(&mut self, range: AddrRange, round: &mut Round<P>) {
         for (entry, call) in self.entries.iter_mut().zip(&mut round.calls) {
             if let Some(entry) = entry.as_mut().filter(|entry| !entry.leaving) {
                 entry.calls = entry.calls.saturating_add(1);
                 *call = Some((entry.notifier.clone(), range));
             }
         }
-        open
     }
 
     /// Closes a change, and says in which notifiers a window ends.

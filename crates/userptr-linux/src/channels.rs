@@ -12,6 +12,7 @@ use super::epoll::{Epoll, Mode, Ready};
 use super::eventfd::EventFd;
 use super::maps::Maps;
 use super::refusal::Refusal;
+use super::reserve;
 use super::uffd::{Event, Events, Probe, Uffd};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use core::time::Duration;
@@ -122,7 +123,14 @@ impl Channels {
 
     /// Opens one more. Returns its number.
     pub(super) fn open_one(&self) -> Result<usize, Refusal> {
+        if self.len() >= self.slots.len() {
+            // Before one is opened: to close it again would walk all mappings of the process.
+            return Err(Refusal::Table(self.slots.len()));
+        }
         let uffd = Uffd::open()?;
+        if self.len() != 0 {
+            reserve::check_descriptor(uffd.raw())?;
+        }
         let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         let index = self.open.load(Ordering::Relaxed);
         let slot = self.slots.get(index).ok_or(Refusal::Table(self.slots.len()))?;
@@ -149,6 +157,10 @@ impl Channels {
 
     pub(super) fn watches_files(&self) -> bool {
         self.get(0).is_some_and(|channel| channel.uffd.watches_files())
+    }
+
+    pub(super) fn maps(&self) -> &Maps {
+        &self.maps
     }
 
     /// Parts whose watch could not be ended.

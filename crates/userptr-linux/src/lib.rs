@@ -22,12 +22,12 @@
 //! The thread that makes the change waits until the monitor has **read** the message; it does not
 //! wait for what the monitor does then.
 //!
-//! Not told, so that the caller of these must say it with
+//! What is *not* told, so that the caller must say it with
 //! [`Notifier::invalidate`](userptr::Notifier::invalidate): `fallocate(PUNCH_HOLE)` and `ftruncate`
-//! on the file behind a mapping, `MADV_GUARD_INSTALL`, `shmdt`, `shmat(SHM_REMAP)`, `mprotect`,
-//! `MADV_REMOVE` through another mapping of the same file, and `remap_file_pages`, which also ends
-//! the watch of what it moves. A write to private memory after `fork` may move the *parent's* page:
-//! pin after the fork, or not at all across it.
+//! on the file behind a mapping, `MADV_REMOVE` through another mapping of the file,
+//! `MADV_GUARD_INSTALL`, `shmdt`, and two that end the watch as well: `shmat(SHM_REMAP)` and
+//! `remap_file_pages`. [What is told, and what cannot be](docs::told) has every way to change memory,
+//! and what the next look-up finds after each, as tested on the running kernel.
 //!
 //! # Why a look-up never finds a stale page
 //! The message comes after the pages are gone. In between, another thread can map the same address
@@ -80,7 +80,9 @@
 //! (`clone(CLONE_VM)`). A task that shares the memory and is neither (made with `CLONE_PARENT`, or
 //! left behind by its parent) is not found. More than 2048 threads, or no `/proc`: only the mark
 //! says something. What nothing shows to be over is counted ([`Stats::unproved`]), and an acquire
-//! in its range ends at its deadline.
+//! in its range ends at its deadline. A thread that hardly ever gets a processor (`SCHED_IDLE`
+//! beside several busy threads on the only one it may use) can take that long: seldom asleep, it
+//! needs its 2 ms first.
 //!
 //! # What happens elsewhere
 //! Memory that does not adjoin is watched by different userfaultfds, up to 16 of them, so that a
@@ -100,7 +102,7 @@
 //! * Objects may overlap: they share regions, and an object that lies across others needs one more
 //!   for each gap between them.
 //! * There are [512 regions](MAX_REGIONS) at most; the next watch is refused with
-//!   [`Refusal::Regions`], or before that with [`Refusal::Descriptors`]. A descriptor that is not
+//!   [`Refusal::Regions`], or before that with [`Refusal::DescriptorReserve`]. A descriptor that is not
 //!   needed any more is kept for the next region.
 //! * An unmapper waits for the objects of its region alone, and a look-up asks only the regions of
 //!   its object. An object that was quarantined delays the unmap that met it, and none after that.
@@ -111,8 +113,10 @@
 //! * A context needs a queue for its revocations, with two threads:
 //!   [`spawn`](userptr::ContextBuilder::spawn) starts them, and a context without the queue cannot
 //!   be made.
-//! * Every watched range that adjoins no other is a mapping of its own: `vm.max_map_count` limits
-//!   them.
+//! * Every watched range that adjoins no other costs up to two mappings, its own and the rest of the
+//!   one that it splits. A sixteenth of `vm.max_map_count` is left to the program, and a sixteenth of
+//!   `RLIMIT_NOFILE`: at the usual 65,530 mappings about 30,700 such ranges can be watched, and the
+//!   next one is refused with [`Refusal::MappingReserve`].
 //! * A watch of a part splits its mapping. `mremap` of the whole then fails with `EFAULT`, on newer
 //!   kernels after it has moved the first part, and `realloc` of a large block copies: register
 //!   whole mappings where the program grows them.
@@ -158,12 +162,15 @@ mod helper;
 mod maps;
 mod memory;
 mod monitor;
+#[cfg(feature = "uring")]
+mod own_memory;
 mod owner;
 mod pagemap;
 #[cfg(any(feature = "uring", feature = "vfio"))]
 mod populate;
 mod refusal;
 mod regions;
+mod reserve;
 mod shards;
 mod space;
 mod strict;
@@ -176,10 +183,12 @@ pub mod vfio;
 
 pub use memory::{Memory, OutOfRange};
 pub use monitor::MAX_NOTIFIERS;
+#[cfg(feature = "uring")]
+pub use own_memory::OwnMemory;
+#[cfg(feature = "uring")]
+pub(crate) use own_memory::Quarantine;
 pub use refusal::{Facility, Refusal};
 pub use regions::MAX_REGIONS;
-#[cfg(feature = "uring")]
-pub(crate) use space::Quarantine;
 pub use space::{LinuxUsers, Registration};
 
 #[cfg_attr(not(feature = "uring"), allow(unused_imports, reason = "for the devices of this host"))]

@@ -319,3 +319,44 @@ impl Shared {
         Some(next.saturating_duration_since(Instant::now()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: usize = 4096;
+
+    /// Each window that a late notifier is told of is ended once, and no end takes another's.
+    #[test]
+    fn a_late_notifier_has_the_same_windows() {
+        let [early, late] = [(); 2].map(|()| Notifier::<Std>::try_new(None).unwrap());
+        let windows = || [&early, &late].map(|notifier| notifier.stats().windows);
+        let range = |page: usize| AddrRange::new(page.checked_mul(PAGE).unwrap(), 4 * PAGE).unwrap();
+        let (held, discarded) = (range(10), range(20));
+        let mut told = Told::new();
+        told.add(early.clone()).unwrap();
+        told.hold(held);
+        told.discard(discarded, PAGE, || None);
+        assert_eq!(windows(), [2, 0]);
+        told.add(late.clone()).unwrap();
+        assert_eq!(windows(), [2, 2]);
+        // An unmap of the same range ends a window of its own.
+        told.begin(discarded);
+        assert_eq!(windows(), [3, 3]);
+        told.end(discarded);
+        assert_eq!(windows(), [2, 2]);
+        told.let_go(held);
+        assert_eq!(windows(), [1, 1]);
+        // The one that is left is not that of the range that was held.
+        told.end(held);
+        assert_eq!(windows(), [1, 1]);
+        // A discard that overlaps widens it.
+        told.discard(range(22), PAGE, || None);
+        assert_eq!(windows(), [1, 1]);
+        let widened = told.graces.take_old(Instant::now(), Duration::ZERO).unwrap();
+        assert_eq!(widened, discarded.hull(range(22)));
+        told.end(widened);
+        assert_eq!(windows(), [0, 0]);
+        assert_eq!(told.graces.ranges().count(), 0);
+    }
+}

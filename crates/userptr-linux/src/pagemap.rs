@@ -142,3 +142,89 @@ impl fmt::Debug for Pagemap {
         write!(f, "Pagemap({})", self.file.is_some())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "a test that overflows panics")]
+mod tests {
+    use super::*;
+    use std::os::fd::FromRawFd;
+
+    // `linux/userfaultfd.h`
+    const API: c_ulong = 0xc018_aa3f;
+    const REGISTER: c_ulong = 0xc020_aa00;
+    const MODE_WP: u64 = 2;
+    const WP_UNPOPULATED_AND_ASYNC: u64 = 1 << 13 | 1 << 15;
+    const PAGE: usize = 4096;
+    const PAGES: usize = 4;
+
+    /// Memory of its own, registered for marks. `None`, and said aloud: the kernel has none.
+    fn memory() -> Option<(File, AddrRange)> {
+        let flags = libc::O_CLOEXEC | 1;
+        // SAFETY: takes no pointer; the descriptor is new.
+        let file = unsafe {
+            let number = libc::syscall(libc::SYS_userfaultfd, flags);
+            File::from_raw_fd(i32::try_from(number).ok().filter(|number| *number >= 0)?)
+        };
+        let mut api = [0xaa_u64, WP_UNPOPULATED_AND_ASYNC, 0];
+        let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: new memory, which nobody else knows; the arguments are those of the ioctls.
+        unsafe {
+            let memory = libc::mmap(std::ptr::null_mut(), PAGES * PAGE, access, flags, -1, 0);
+            assert_ne!(memory, libc::MAP_FAILED);
+            libc::madvise(memory, PAGES * PAGE, libc::MADV_NOHUGEPAGE);
+            let range = AddrRange::new(memory.addr(), PAGES * PAGE).unwrap();
+            let mut register = [range.start() as u64, (PAGES * PAGE) as u64, MODE_WP, 0];
+            let done = libc::ioctl(file.as_raw_fd(), API as _, &raw mut api) == 0
+                && libc::ioctl(file.as_raw_fd(), REGISTER as _, &raw mut register) == 0;
+            done.then_some((file, range))
+        }
+    }
+
+    fn write(page: usize, range: AddrRange) {
+        let at = range.start().checked_add(page * PAGE).unwrap();
+        // SAFETY: mapped, and nobody else's.
+        unsafe { std::ptr::with_exposed_provenance_mut::<u8>(at).write_volatile(1) };
+    }
+
+    fn discard(range: AddrRange) {
+        let start = std::ptr::with_exposed_provenance_mut(range.start());
+        // SAFETY: nothing refers to the memory.
+        assert_eq!(unsafe { libc::madvise(start, range.len().unwrap(), libc::MADV_DONTNEED) }, 0);
+    }
+
+    #[test]
+    fn what_a_mark_says() {
+        let map = Pagemap::open(PAGE);
+        let Some((_file, range)) = memory().filter(|_| map.is_open()) else {
+            println!("SKIPPED: no write-protection that the kernel resolves, or no page map");
+            return;
+        };
+        let all = |range| (0..PAGES).for_each(|page| write(page, range));
+        assert_eq!(map.mark(range), None, "nothing is there");
+        all(range);
+        let Some(mark) = map.mark(range) else {
+            println!("SKIPPED: no PAGEMAP_SCAN");
+            return;
+        };
+        assert_eq!(mark.page.last(), range.last());
+        assert!(mark.last);
+        assert_eq!(map.progress(mark), Progress::ToCome, "nothing has happened");
+        write(PAGES - 1, range);
+        assert_eq!(map.progress(mark), Progress::Unknown, "written");
+        let mark = map.mark(range).unwrap();
+        write(0, range);
+        assert_eq!(map.progress(mark), Progress::ToCome, "another page was written");
+        discard(range);
+        assert_eq!(map.progress(mark), Progress::Over, "discarded");
+        all(range);
+        assert_eq!(map.progress(mark), Progress::Unknown, "discarded and written anew");
+        // Without a last page another one is marked, and never says that all is over.
+        discard(range);
+        write(1, range);
+        let mark = map.mark(range).unwrap();
+        assert_eq!((mark.page.start(), mark.last), (range.start() + PAGE, false));
+        assert_eq!(map.progress(mark), Progress::ToCome);
+        discard(range);
+        assert_eq!(map.progress(mark), Progress::Unknown, "part of it may be left");
+    }
+}

@@ -22,7 +22,7 @@
 //! VFIO needs it for nothing that the device may write: it pins by the slow path, which marks
 //! dirty, and marks again what it unpins (`put_pfn` in `drivers/vfio/vfio_iommu_type1.c`).
 
-use crate::{Refusal, errno, uffd};
+use crate::{Refusal, uffd};
 use core::ptr;
 use userptr::AddrRange;
 
@@ -42,12 +42,7 @@ pub(crate) fn is_supported() -> bool {
 /// [`Refusal::Memory`].
 pub(crate) fn populate_write(address: usize, bytes: usize) -> Result<(), Refusal> {
     loop {
-        // SAFETY: it faults pages in and changes no content.
-        let done = unsafe {
-            let start = ptr::without_provenance_mut(address);
-            libc::madvise(start, bytes, libc::MADV_POPULATE_WRITE)
-        };
-        return match if done == 0 { 0 } else { errno() } {
+        return match advise(address, bytes) {
             0 => Ok(()),
             libc::EINTR | libc::EAGAIN => continue,
             libc::ENOMEM if is_mapped(address, bytes) => Err(Refusal::Memory),
@@ -56,6 +51,21 @@ pub(crate) fn populate_write(address: usize, bytes: usize) -> Result<(), Refusal
             errno => Err(Refusal::Errno(errno)),
         };
     }
+}
+
+/// The call; returns its errno, or 0. A listener of this process does not see it: a thread that
+/// holds a lease makes it, and would wait for a worker that waits for the lease.
+#[cfg(all(feature = "exact", any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn advise(address: usize, bytes: usize) -> i32 {
+    crate::exact::populate_write(address, bytes)
+}
+
+#[cfg(not(all(feature = "exact", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+fn advise(address: usize, bytes: usize) -> i32 {
+    let start = ptr::without_provenance_mut(address);
+    // SAFETY: it faults pages in and changes no content.
+    let done = unsafe { libc::madvise(start, bytes, libc::MADV_POPULATE_WRITE) };
+    if done == 0 { 0 } else { crate::errno() }
 }
 
 /// Returns whether every page of the range is mapped.

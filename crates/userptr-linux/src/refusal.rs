@@ -22,12 +22,29 @@ pub enum Refusal {
     Features(u64),
     /// `EMFILE` or `ENFILE`: no more descriptors (`RLIMIT_NOFILE`).
     Descriptors,
+    /// Another watch would take one of the last descriptors: a sixteenth of `RLIMIT_NOFILE` is left to
+    /// the program.
+    DescriptorReserve {
+        /// The number that the new descriptor would have.
+        number: usize,
+        /// `RLIMIT_NOFILE`.
+        most: usize,
+    },
     /// `ENOMEM` where locked memory is charged: `RLIMIT_MEMLOCK`, in bytes, is too low and there is
     /// no `CAP_IPC_LOCK`.
     LockedMemory(u64),
     /// `ENOMEM` where a mapping would be split: the process has as many as `vm.max_map_count`
     /// allows.
     Mappings,
+    /// Another watch may split mappings, and the process has nearly as many as `vm.max_map_count`
+    /// allows: a sixteenth is left to the program, whose own `mmap` and `std::thread::spawn` would
+    /// fail.
+    MappingReserve {
+        /// The mappings of the process.
+        mapped: usize,
+        /// `vm.max_map_count`.
+        most: usize,
+    },
     /// `EAGAIN`: no more threads.
     Threads,
     /// `ENOSPC`: the VFIO container takes no more mappings.
@@ -134,6 +151,14 @@ impl fmt::Display for Refusal {
                 write!(f, "over the limit of locked memory, {limit} bytes (ENOMEM): raise RLIMIT_MEMLOCK")
             }
             Self::Mappings => f.write_str("too many mappings (ENOMEM): raise vm.max_map_count"),
+            Self::MappingReserve { mapped, most } => write!(
+                f,
+                "{mapped} mappings of {most}, and the last sixteenth is left to the program: raise vm.max_map_count, or register fewer, larger ranges"
+            ),
+            Self::DescriptorReserve { number, most } => write!(
+                f,
+                "descriptor {number} of {most}, and the last sixteenth is left to the program: raise RLIMIT_NOFILE, or register fewer, larger ranges"
+            ),
             Self::Threads => f.write_str("out of threads (EAGAIN): raise RLIMIT_NPROC"),
             Self::DmaEntries => f.write_str(
                 "the container takes no more mappings (ENOSPC): map fewer, larger ranges, or raise dma_entry_limit of vfio_iommu_type1",
@@ -198,9 +223,9 @@ impl From<Refusal> for Error {
             Refusal::Unwatchable => Self::Unwatchable,
             Refusal::Stuck(_) | Refusal::RingLost(_) => Self::DeviceLost,
             Refusal::Seccomp(_) | Refusal::Denied(_) => Self::Permission,
-            Refusal::Descriptors => Self::Descriptors,
+            Refusal::Descriptors | Refusal::DescriptorReserve { .. } => Self::Descriptors,
             Refusal::LockedMemory(_) => Self::LockedMemory,
-            Refusal::Mappings => Self::Mappings,
+            Refusal::Mappings | Refusal::MappingReserve { .. } => Self::Mappings,
             Refusal::Threads => Self::Threads,
             Refusal::Table(_) | Refusal::Regions(_) => Self::Slots,
             Refusal::DmaEntries | Refusal::Iova(_) => Self::Limit,

@@ -4,6 +4,7 @@ use super::channels::Channels;
 use super::coverage::{Coverage, MAX_CHANNELS, Part};
 use super::epoll::Mode;
 use super::refusal::Refusal;
+use super::reserve::Mappings;
 use super::uffd::is_mapped;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,12 +20,18 @@ pub(super) struct Shards {
     coverage: Mutex<Coverage>,
     /// How often a channel was shared because no more could be opened.
     shared: AtomicU64,
+    mappings: Mappings,
 }
 
 impl Shards {
     pub(super) fn new() -> Result<Self, Refusal> {
         let channels = Channels::new(MAX_CHANNELS, Mode::Level)?;
-        Ok(Self { channels, coverage: Mutex::default(), shared: AtomicU64::new(0) })
+        Ok(Self {
+            channels,
+            coverage: Mutex::default(),
+            shared: AtomicU64::new(0),
+            mappings: Mappings::new(),
+        })
     }
 
     pub(super) fn channels(&self) -> &Channels {
@@ -42,6 +49,9 @@ impl Shards {
     pub(super) fn watch(&self, range: AddrRange) -> Result<WatchKey, Refusal> {
         let mut coverage = self.coverage();
         let parts = coverage.plan(range, |coverage| self.choose(coverage));
+        if parts.iter().any(|part| part.new) {
+            self.mappings.check(self.channels.maps())?;
+        }
         if let Err(cause) = self.register(range, &parts) {
             parts.iter().filter(|part| part.new).for_each(|part| self.channels.unregister(part.range));
             return Err(cause);

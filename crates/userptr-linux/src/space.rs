@@ -21,29 +21,6 @@ pub struct Registration(usize);
 #[derive(Debug)]
 pub struct LinuxUsers<'a>(&'a Linux);
 
-/// A reference to an address space that keeps nothing: for a device's own thread, which learns that
-/// pages are not used any more.
-#[cfg(feature = "uring")]
-#[derive(Clone, Debug)]
-pub(crate) struct Quarantine(std::sync::Weak<super::Space>);
-
-#[cfg(feature = "uring")]
-impl Quarantine {
-    pub(crate) fn of(space: &Linux) -> Self {
-        Self(Arc::downgrade(&space.space))
-    }
-
-    /// Tries the quarantined objects again that overlap the range. May free memory, wait for a
-    /// device, and drop the address space: call it from a thread that nobody waits for.
-    pub(crate) fn retry(&self, range: AddrRange) {
-        let Some(space) = self.0.upgrade() else { return };
-        for notifier in space.shared.notifiers().into_iter().flatten() {
-            // What is quarantined again is reported as an event.
-            let _ = notifier.retry_quarantined_in(range);
-        }
-    }
-}
-
 impl AddressSpace for Linux {
     type Platform = Std;
     /// The number of a page of *virtual* memory: a process has no business with page frames. What

@@ -24,6 +24,8 @@ use std::os::fd::AsRawFd;
 const MAX_TASKS: usize = 2048;
 /// How many tasks are asked before messages are read again.
 const AT_ONCE: usize = 128;
+/// How often they are listed in one look, until nothing came between.
+const LISTINGS: usize = 8;
 /// Room for all of them in one listing, and for the largest entry beyond.
 const LISTING: usize = (MAX_TASKS + 16) * 32;
 /// What a discard takes at most, whatever its size, and for each page.
@@ -105,12 +107,16 @@ impl Census {
     /// Asks the tasks that are left, some of them at once. The flag says that not all of those have
     /// been asked: come again soon.
     pub(super) fn look(&mut self) -> (Verdict, bool) {
-        if !self.listed {
+        // Threads that end all the time spoil one listing or the other, and not all of them.
+        for _ in 0..LISTINGS {
+            if self.listed {
+                break;
+            }
             self.tasks.clear();
             self.listed = self.list();
-            if !self.listed {
-                return (Verdict::Open, false);
-            }
+        }
+        if !self.listed {
+            return (Verdict::Open, false);
         }
         let Some(dir) = self.dir.as_ref().map(AsRawFd::as_raw_fd) else { return (Verdict::Open, false) };
         for _ in 0..AT_ONCE {

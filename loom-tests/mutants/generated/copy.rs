@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 /// What of the package the copy has beside the core.
-const FOLDERS: [&str; 4] = ["loom-tests", "tests", "miri-tests", "crates/userptr-sim"];
+const FOLDERS: [&str; 5] =
+    ["loom-tests", "tests", "miri-tests", "crates/userptr-sim", "crates/userptr-cache/src"];
 
 /// Writes the copy, builds it, and returns each test's program.
 pub fn build(found: &Found) -> Result<BTreeMap<String, PathBuf>, String> {
@@ -81,7 +82,9 @@ fn manifest(source: &str) -> String {
                 false
             }
             "[[test]]" => section.contains("\"models\"") || section.contains("\"scenarios\""),
-            "[profile.bench]" | "[lints.rust]" | "[lints.clippy]" | "[lints.rustdoc]" => false,
+            "[[example]]" | "[profile.bench]" | "[lints.rust]" | "[lints.clippy]" | "[lints.rustdoc]" => {
+                false
+            }
             _ => true,
         };
         if keep {

@@ -6,6 +6,7 @@
 //! what each mutant was caught. With `-- run` it builds one copy of the core with all mutants in
 //! it, chosen at run time, tries those that have no result, and writes what it finds; `--shard 1/4`
 //! takes a part of them, `--again` those that have a result, too, a word those whose line has it.
+//! `--by s260` tries those that are not caught yet on the tests of that name alone, in minutes.
 #![allow(
     missing_docs,
     unreachable_pub,

@@ -59,6 +59,11 @@ impl Site {
     pub fn is_ordering(&self) -> bool {
         self.change.starts_with("order") || self.change.starts_with("fence")
     }
+
+    /// Whether the result may not be missing: orderings, fences, wake-ups and waits.
+    pub fn must_be_tried(&self) -> bool {
+        self.is_ordering() || self.change.starts_with("wake ") || self.change.starts_with("wait ")
+    }
 }
 
 /// Text around a piece of source. `{1}`, `{2}` in it stand for the mutant's number.

@@ -7,6 +7,7 @@ const ACQUIRE: &str = "src/notifier/acquire.rs";
 const INVALIDATE: &str = "src/notifier/invalidate.rs";
 const REVOKE: &str = "src/notifier/revoke.rs";
 const SHARED: &str = "src/work/shared.rs";
+const WAITER: &str = "src/work/waiter.rs";
 const REFERENCE: &str = "src/refcount/reference.rs";
 const BODY: &str = "src/userptr/body.rs";
 const WORKER: &str = "src/userptr/worker.rs";
@@ -54,6 +55,21 @@ pub const MUTANTS: &[Mutant] = &[
             "    let unwound = ();\n    // SAFETY: the revocation is ours, and the pages",
         )],
         model: "s187_unwinds_in_an_eviction",
+    },
+    Mutant {
+        name: "unwound_under_a_lease_wakes_nobody",
+        file: REVOKE,
+        edits: &[(
+            "        sub.notifier().wake();\n        sub.event(Event::Quarantined(sub.attachment().range(), Outcome::TimedOut));\n    } else {\n        settle(",
+            "        sub.event(Event::Quarantined(sub.attachment().range(), Outcome::TimedOut));\n    } else {\n        settle(",
+        )],
+        model: "s187_unwinds_beside_a_start",
+    },
+    Mutant {
+        name: "waiter_wakes_nobody",
+        file: WAITER,
+        edits: &[("unsafe { self.queue.wake_all() }", "let _ = &self.queue;")],
+        model: "s170_wait_for_a_driver",
     },
     Mutant {
         name: "unwinding_driver_is_asked_again",

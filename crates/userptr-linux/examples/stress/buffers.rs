@@ -1,16 +1,16 @@
 //! The buffers, and the one look-up that everything is about.
 
 use super::io::{Part, Range, content, memfd};
-use super::memory;
 use super::plan::{Mode, Plan, Tally};
+use super::{bracketed, memory};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 use userptr::platforms::std::Running;
 use userptr::{AddrRange, Context, Error, Flags, UserPtr};
+use userptr_linux::OwnMemory;
 use userptr_linux::uring::{self, Setup, Uring};
-use userptr_linux::{Linux, Options};
 
 pub(crate) const PAGE: usize = 4096;
 /// The number of buffers: fewer than strict mode watches.
@@ -20,30 +20,28 @@ const QUIET: usize = 4;
 /// How long memory is left alone before it counts as untouched.
 const UNTOUCHED: Duration = Duration::from_millis(100);
 /// Where the buffers lie, and where they are moved to, each with a gap behind it.
-const PLACE: usize = 0x1200_0000_0000;
-const ELSEWHERE: usize = 0x1300_0000_0000;
-const STEP: usize = 1 << 20;
+pub(crate) const PLACE: usize = 0x1200_0000_0000;
+pub(crate) const ELSEWHERE: usize = 0x1300_0000_0000;
+pub(crate) const STEP: usize = 1 << 20;
 
 /// Why a run cannot begin.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// What all threads share.
-pub(crate) struct World {
+pub(crate) struct World<S: OwnMemory> {
     pub(crate) plan: Plan,
-    pub(crate) space: Linux,
-    pub(crate) context: Running<Uring>,
+    pub(crate) space: S,
+    pub(crate) context: Running<Uring<S>>,
 }
 
-impl World {
-    pub(crate) fn new(plan: Plan) -> Result<Self, Failure> {
-        let options = Options { strict: plan.mode == Mode::Strict, ..Options::default() };
-        let space = Linux::with(options)?;
-        let ring = Uring::open(Setup::default())?;
+impl<S: OwnMemory> World<S> {
+    pub(crate) fn new(plan: Plan, space: S) -> Result<Self, Failure> {
+        let ring = Uring::open_for(Setup::default())?;
         let context = Context::builder(ring).spawn()?;
         Ok(Self { plan, space, context })
     }
 
-    pub(crate) fn register(&self, range: Range) -> Result<UserPtr<Uring>, Error> {
+    pub(crate) fn register(&self, range: Range) -> Result<UserPtr<Uring<S>>, Error> {
         let flags = if self.plan.mode == Mode::Control { Flags::UNSYNCHRONIZED } else { Flags::NONE };
         let range = AddrRange::new(range.address, range.bytes)?;
         // SAFETY: the memory is made by system calls of this program, and looked at by copies alone.
@@ -52,17 +50,17 @@ impl World {
 }
 
 /// A range that is registered all the time, whatever becomes of the memory under it.
-pub(crate) struct Buffer {
+pub(crate) struct Buffer<S: OwnMemory> {
     number: usize,
     pub(crate) range: Range,
     pub(crate) shared: bool,
     pub(crate) mapped: bool,
-    object: UserPtr<Uring>,
+    object: UserPtr<Uring<S>>,
     changed: Instant,
 }
 
-impl Buffer {
-    pub(crate) fn new(world: &World, number: usize) -> Result<Self, Error> {
+impl<S: OwnMemory> Buffer<S> {
+    pub(crate) fn new(world: &World<S>, number: usize) -> Result<Self, Error> {
         let range = Range { address: PLACE + number * STEP, bytes: (1 + number % 8) * PAGE };
         let object = world.register(range)?;
         Ok(Self { number, range, shared: false, mapped: false, object, changed: Instant::now() })
@@ -78,7 +76,7 @@ impl Buffer {
     }
 
     /// Drops the registration and makes a new one.
-    pub(crate) fn register_again(&mut self, world: &World) {
+    pub(crate) fn register_again(&mut self, world: &World<S>) {
         if let Ok(object) = world.register(self.range) {
             self.object = object;
         }
@@ -89,7 +87,7 @@ impl Buffer {
         self.mapped = false;
         for address in [self.range.address, self.elsewhere()] {
             // Nothing there is no error.
-            let _ = memory::unmap(Range { address, ..self.range });
+            let _ = bracketed::unmap(Range { address, ..self.range });
         }
         self.touch();
     }
@@ -100,7 +98,7 @@ impl Buffer {
     }
 
     /// Looks the buffer up, and verifies a hit if it is its turn, or if `always`.
-    pub(crate) fn check(&self, hand: &mut Hand<'_>, always: bool) {
+    pub(crate) fn check(&self, hand: &mut Hand<'_, S>, always: bool) {
         let untouched = self.mapped && self.changed.elapsed() >= UNTOUCHED;
         let hit = hand.look_up(&self.object, self.range, self.mapped, always);
         hand.tally.untouched += u64::from(untouched);
@@ -108,22 +106,22 @@ impl Buffer {
     }
 }
 
-impl Drop for Buffer {
+impl<S: OwnMemory> Drop for Buffer<S> {
     fn drop(&mut self) {
         self.clear();
     }
 }
 
 /// What a thread works with.
-pub(crate) struct Hand<'a> {
-    pub(crate) world: &'a World,
+pub(crate) struct Hand<'a, S: OwnMemory> {
+    pub(crate) world: &'a World<S>,
     pub(crate) random: fastrand::Rng,
     pub(crate) tally: Tally,
     file: File,
 }
 
-impl<'a> Hand<'a> {
-    pub(crate) fn new(world: &'a World, seed: u64) -> io::Result<Self> {
+impl<'a, S: OwnMemory> Hand<'a, S> {
+    pub(crate) fn new(world: &'a World<S>, seed: u64) -> io::Result<Self> {
         let file = memfd()?;
         Ok(Self { world, random: fastrand::Rng::with_seed(seed), tally: Tally::default(), file })
     }
@@ -132,7 +130,7 @@ impl<'a> Hand<'a> {
     /// that nobody else has it. Whether there was a lease.
     pub(crate) fn look_up(
         &mut self,
-        object: &UserPtr<Uring>,
+        object: &UserPtr<Uring<S>>,
         range: Range,
         mapped: bool,
         always: bool,

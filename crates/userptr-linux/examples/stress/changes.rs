@@ -2,9 +2,10 @@
 
 use super::buffers::{Buffer, Hand, PAGE};
 use super::io::Range;
-use super::memory;
+use super::{bracketed, memory};
 use std::io;
 use std::sync::Mutex;
+use userptr_linux::OwnMemory;
 
 const PRIVATE: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 const SHARED: i32 = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
@@ -16,7 +17,7 @@ const LARGE: usize = 256 << 10;
 static HEAP: Mutex<()> = Mutex::new(());
 
 /// Changes what is mapped at the buffer.
-pub(crate) fn remap(buffer: &mut Buffer, hand: &mut Hand<'_>) -> io::Result<()> {
+pub(crate) fn remap<S: OwnMemory>(buffer: &mut Buffer<S>, hand: &mut Hand<'_, S>) -> io::Result<()> {
     let Range { address, bytes } = buffer.range;
     buffer.touch();
     if !buffer.mapped {
@@ -33,42 +34,42 @@ pub(crate) fn remap(buffer: &mut Buffer, hand: &mut Hand<'_>) -> io::Result<()> 
         }
         3 => {
             hand.tally.unmaps += 1;
-            memory::map_over(buffer.range)?;
+            bracketed::map_over(buffer.range)?;
             buffer.shared = false;
         }
         4 => {
             hand.tally.moves += 1;
-            let moved = memory::remap(buffer.range, buffer.elsewhere(), 0)?;
+            let moved = bracketed::remap(buffer.range, buffer.elsewhere(), 0)?;
             buffer.mapped = false;
             buffer.check(hand, true);
-            memory::unmap(moved)?;
+            bracketed::unmap(moved)?;
             map(buffer, hand)?;
         }
         5 if !buffer.shared => {
             hand.tally.moves += 1;
-            let moved = memory::remap(buffer.range, buffer.elsewhere(), libc::MREMAP_DONTUNMAP)?;
-            memory::unmap(moved)?;
+            let moved = bracketed::remap(buffer.range, buffer.elsewhere(), libc::MREMAP_DONTUNMAP)?;
+            bracketed::unmap(moved)?;
         }
         6 => {
             hand.tally.moves += 1;
             let other = memory::map_at(buffer.elsewhere(), bytes, PRIVATE)?;
-            memory::remap(other, address, 0)?;
+            bracketed::remap(other, address, 0)?;
             buffer.shared = false;
         }
         7 if bytes > PAGE && !buffer.shared => {
             hand.tally.moves += 1;
             // In place: smaller, and large again.
-            resize(buffer.range, PAGE)?;
+            bracketed::resize(buffer.range, PAGE)?;
             buffer.mapped = false;
             buffer.check(hand, true);
-            resize(Range { address, bytes: PAGE }, bytes)?;
+            bracketed::resize(Range { address, bytes: PAGE }, bytes)?;
             buffer.mapped = true;
         }
         _ => {
             hand.tally.unmaps += 1;
             // A part, and then a part of another kind in its place.
             let part = Range { address, bytes: PAGE };
-            memory::unmap(part)?;
+            bracketed::unmap(part)?;
             buffer.mapped = false;
             buffer.check(hand, true);
             memory::map_at(address, PAGE, if buffer.shared { SHARED } else { PRIVATE })?;
@@ -79,7 +80,7 @@ pub(crate) fn remap(buffer: &mut Buffer, hand: &mut Hand<'_>) -> io::Result<()> 
     Ok(())
 }
 
-fn map(buffer: &mut Buffer, hand: &mut Hand<'_>) -> io::Result<()> {
+fn map<S: OwnMemory>(buffer: &mut Buffer<S>, hand: &mut Hand<'_, S>) -> io::Result<()> {
     buffer.shared = hand.random.u32(..3) == 0;
     if !buffer.shared && hand.random.bool() {
         memory::raw_map(buffer.range)?;
@@ -91,22 +92,14 @@ fn map(buffer: &mut Buffer, hand: &mut Hand<'_>) -> io::Result<()> {
     Ok(())
 }
 
-fn unmap(buffer: &mut Buffer, hand: &mut Hand<'_>) -> io::Result<()> {
+fn unmap<S: OwnMemory>(buffer: &mut Buffer<S>, hand: &mut Hand<'_, S>) -> io::Result<()> {
     hand.tally.unmaps += 1;
     buffer.mapped = false;
-    if hand.random.bool() { memory::raw_unmap(buffer.range) } else { memory::unmap(buffer.range) }
-}
-
-/// Makes a mapping smaller, or larger where there is room, in its place.
-fn resize(range: Range, bytes: usize) -> io::Result<()> {
-    let start = std::ptr::without_provenance_mut(range.address);
-    // SAFETY: ours, and nobody has a reference into it.
-    let got = unsafe { libc::mremap(start, range.bytes, bytes, 0) };
-    if got == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if hand.random.bool() { bracketed::raw_unmap(buffer.range) } else { bracketed::unmap(buffer.range) }
 }
 
 /// Gives pages back: all, or the last one.
-pub(crate) fn discard(buffer: &mut Buffer, hand: &mut Hand<'_>) -> io::Result<()> {
+pub(crate) fn discard<S: OwnMemory>(buffer: &mut Buffer<S>, hand: &mut Hand<'_, S>) -> io::Result<()> {
     if !buffer.mapped {
         return remap(buffer, hand);
     }
@@ -122,13 +115,13 @@ pub(crate) fn discard(buffer: &mut Buffer, hand: &mut Hand<'_>) -> io::Result<()
         (false, true) => libc::MADV_REMOVE,
         (false, false) => libc::MADV_FREE,
     };
-    let done = memory::advise(part, advice);
+    let done = bracketed::advise(part, advice);
     buffer.touch();
     done
 }
 
 /// Another thread unmaps, and this one maps the address anew before that has returned.
-pub(crate) fn reuse(buffer: &mut Buffer, hand: &mut Hand<'_>) -> io::Result<()> {
+pub(crate) fn reuse<S: OwnMemory>(buffer: &mut Buffer<S>, hand: &mut Hand<'_, S>) -> io::Result<()> {
     if !buffer.mapped {
         return remap(buffer, hand);
     }
@@ -136,7 +129,7 @@ pub(crate) fn reuse(buffer: &mut Buffer, hand: &mut Hand<'_>) -> io::Result<()> 
     buffer.touch();
     let range = buffer.range;
     std::thread::scope(|scope| {
-        let first = scope.spawn(move || memory::unmap(range));
+        let first = scope.spawn(move || bracketed::unmap(range));
         hand.tally.threads += 1;
         while let Err(why) = memory::map_at(range.address, range.bytes, PRIVATE) {
             if why.raw_os_error() != Some(libc::EEXIST) {
@@ -152,7 +145,7 @@ pub(crate) fn reuse(buffer: &mut Buffer, hand: &mut Hand<'_>) -> io::Result<()> 
 }
 
 /// A forked child, which ends at once.
-pub(crate) fn fork(hand: &mut Hand<'_>) -> io::Result<()> {
+pub(crate) fn fork<S: OwnMemory>(hand: &mut Hand<'_, S>) -> io::Result<()> {
     hand.tally.forks += 1;
     // SAFETY: the child calls nothing but `_exit`.
     let child = unsafe { libc::fork() };
@@ -169,11 +162,11 @@ pub(crate) fn fork(hand: &mut Hand<'_>) -> io::Result<()> {
 }
 
 /// Memory of the allocator, freed and asked for again.
-pub(crate) fn allocate(hand: &mut Hand<'_>) -> io::Result<()> {
+pub(crate) fn allocate<S: OwnMemory>(hand: &mut Hand<'_, S>) -> io::Result<()> {
     hand.tally.heaps += 1;
     let (first, range) = memory::allocate(LARGE)?;
     let object = hand.world.register(range).ok();
-    let check = |hand: &mut Hand<'_>, again: Range| {
+    let check = |hand: &mut Hand<'_, S>, again: Range| {
         if let Some(object) = object.as_ref().filter(|_| again == range) {
             hand.look_up(object, range, true, true);
         }
@@ -188,7 +181,7 @@ pub(crate) fn allocate(hand: &mut Hand<'_>) -> io::Result<()> {
 }
 
 /// The heap shrinks and grows.
-pub(crate) fn heap(hand: &mut Hand<'_>) -> io::Result<()> {
+pub(crate) fn heap<S: OwnMemory>(hand: &mut Hand<'_, S>) -> io::Result<()> {
     const BYTES: usize = 4 * PAGE;
     let by = isize::try_from(BYTES).map_err(io::Error::other)?;
     let Ok(_heap) = HEAP.try_lock() else { return Ok(()) };

@@ -5,6 +5,7 @@
 //! cargo run --release --example stress -- --seconds 60 --discards 50
 //! cargo run --release --example stress -- --mode strict
 //! cargo run --release --example stress -- --mode control    # as root: must find thousands
+//! cargo run --release --features exact --example stress -- --mode exact --operations 1000000
 //! ```
 //! Exit status: 0; 1 if a stale page was found, or if the control found none; 2 if an argument is
 //! not understood or the host refuses.
@@ -17,6 +18,7 @@
     reason = "a program, not the library: it may stop when the host fails it"
 )]
 
+mod bracketed;
 mod buffers;
 mod changes;
 #[path = "../stale_pages/io.rs"]
@@ -34,7 +36,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 const USAGE: &str = "usage: stress [--threads N] [--seconds N] [--operations N] [--seed N]
-              [--mode default|strict|control]
+              [--mode default|strict|control|explicit|exact]  the last two with the feature exact
               [--discards N]  so many operations of a thousand are discards (5)
               [--verify N]    every N-th hit is verified by content (8)
               [--life N]      a thread ends after N operations (5000)";
@@ -65,6 +67,10 @@ fn parse() -> Result<Plan, lexopt::Error> {
                     "default" => Mode::Default,
                     "strict" => Mode::Strict,
                     "control" => Mode::Control,
+                    #[cfg(feature = "exact")]
+                    "explicit" => Mode::Explicit,
+                    #[cfg(feature = "exact")]
+                    "exact" => Mode::Exact,
                     other => return Err(format!("no mode {other}").into()),
                 };
             }

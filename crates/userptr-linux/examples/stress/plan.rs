@@ -8,9 +8,22 @@ use userptr::Error;
 pub(crate) enum Mode {
     Default,
     Strict,
+    /// The program brackets its changes.
+    #[cfg(feature = "exact")]
+    Explicit,
+    /// A seccomp listener brackets them.
+    #[cfg(feature = "exact")]
+    Exact,
     /// Nobody: unsynchronised objects, which need `CAP_SYS_ADMIN`. What shows that the check can
     /// fail.
     Control,
+}
+
+impl Mode {
+    /// Whether changes have an exact start and end.
+    pub(crate) fn is_bracketed(self) -> bool {
+        !matches!(self, Self::Default | Self::Strict | Self::Control)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

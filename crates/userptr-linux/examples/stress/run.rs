@@ -6,6 +6,16 @@ use super::plan::{Mode, Plan, Tally};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use userptr_linux::{Linux, Options, OwnMemory};
+#[cfg(feature = "exact")]
+use {
+    super::bracketed,
+    super::buffers::{ELSEWHERE, PAGE, PLACE, STEP},
+    userptr::AddrRange,
+    userptr::platforms::std::Std,
+    userptr_explicit::Explicit,
+    userptr_linux::exact,
+};
 
 /// Operations between two looks at the clock and the count.
 const BATCH: u64 = 64;
@@ -14,11 +24,39 @@ const TICK: Duration = Duration::from_millis(100);
 /// Runs a plan. `progress` is called now and then with the number of operations so far. The reason
 /// if the host does not let it run at all.
 pub(crate) fn run(plan: Plan, progress: &mut dyn FnMut(u64)) -> Result<Tally, Failure> {
-    let world = World::new(plan)?;
+    match plan.mode {
+        #[cfg(feature = "exact")]
+        Mode::Explicit | Mode::Exact => run_on(plan, bracketed_space(plan.mode)?, progress),
+        mode => {
+            let options = Options { strict: mode == Mode::Strict, ..Options::default() };
+            let space = Linux::with(options)?;
+            let mut total = run_on(plan, space.clone(), progress)?;
+            total.overdue = space.stats().overdue;
+            Ok(total)
+        }
+    }
+}
+
+/// An address space with exact starts and ends: for the process's life.
+#[cfg(feature = "exact")]
+fn bracketed_space(mode: Mode) -> Result<Explicit<Std>, Failure> {
+    let space = Explicit::new(PAGE)?;
+    if mode == Mode::Exact {
+        let arena = |start| AddrRange::new(start, BUFFERS * STEP);
+        // Nothing closes a listener.
+        std::mem::forget(exact::open(&space, &[arena(PLACE)?, arena(ELSEWHERE)?])?);
+    } else if bracketed::SPACE.set(space.clone()).is_err() {
+        return Err("one run in a process".into());
+    }
+    Ok(space)
+}
+
+fn run_on<S: OwnMemory>(plan: Plan, space: S, progress: &mut dyn FnMut(u64)) -> Result<Tally, Failure> {
+    let world = World::new(plan, space)?;
     let buffers: Result<Vec<_>, _> = (0..BUFFERS).map(|n| Buffer::new(&world, n).map(Mutex::new)).collect();
     let buffers = buffers.map_err(|why| match plan.mode {
         Mode::Control => format!("the control needs CAP_SYS_ADMIN: {why}"),
-        Mode::Default | Mode::Strict => why.to_string(),
+        _ => why.to_string(),
     })?;
     let (done, began) = (AtomicU64::new(0), Instant::now());
     let over = || done.load(Ordering::Relaxed) >= plan.operations || began.elapsed() >= plan.time;
@@ -60,14 +98,13 @@ pub(crate) fn run(plan: Plan, progress: &mut dyn FnMut(u64)) -> Result<Tally, Fa
     }
     let mut total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
     total.quarantined = world.context.stats().quarantined as u64;
-    total.overdue = world.space.stats().overdue;
     Ok(total)
 }
 
 /// The life of one thread.
-fn live(
-    world: &World,
-    buffers: &[Mutex<Buffer>],
+fn live<S: OwnMemory>(
+    world: &World<S>,
+    buffers: &[Mutex<Buffer<S>>],
     seed: u64,
     done: &AtomicU64,
     over: &dyn Fn() -> bool,
@@ -88,12 +125,14 @@ fn live(
 }
 
 /// One operation.
-fn step(buffers: &[Mutex<Buffer>], hand: &mut Hand<'_>) {
+fn step<S: OwnMemory>(buffers: &[Mutex<Buffer<S>>], hand: &mut Hand<'_, S>) {
     let number = hand.random.usize(..buffers.len());
     let which = hand.random.u32(..1000);
     let discards = hand.world.plan.discards;
     let done = match hand.random.u32(..4000) {
         0 => changes::fork(hand),
+        // Memory of the allocator lies in no arena and has no brackets.
+        1..7 if hand.world.plan.mode.is_bracketed() => return,
         1..4 => changes::allocate(hand),
         4..7 => changes::heap(hand),
         _ => {

@@ -17,6 +17,11 @@
 //! its own I/O is done would never complete it. That thread, `stop`, `wait_idle` and `unmap`
 //! allocate nothing and take only the device's own lock, across which nothing is allocated.
 //!
+//! # Over which memory
+//! [`Uring::open`] is for objects of [`Linux`]. With the feature `exact`, [`Uring::open_for`] makes
+//! one for objects of `userptr_explicit::Explicit<Std>`: memory whose changes are bracketed, by the
+//! program or by a listener (`userptr_linux::exact`). A ring's own calls are no covered calls.
+//!
 //! # What the device wrote
 //! The kernel marks no page dirty that it pins for a fixed buffer, so reclaim could drop what the
 //! device wrote: after `MADV_FREE`, in shared memory that was only read. `prepare` marks them all
@@ -41,8 +46,9 @@ mod table;
 pub use op::{Direction, Op, Part};
 
 use crate::populate::{self, is_mapped, populate_write};
-use crate::{Facility, Linux, Owner, Quarantine, Refusal, helper};
+use crate::{Facility, Linux, OwnMemory, Owner, Refusal, helper};
 use core::fmt;
+use core::marker::PhantomData;
 use core::time::Duration;
 use ring::{Shared, retries};
 use std::sync::{Arc, PoisonError};
@@ -84,11 +90,12 @@ impl Default for Setup {
     }
 }
 
-/// An io_uring with a table of fixed buffers.
-pub struct Uring {
+/// An io_uring with a table of fixed buffers, for objects of one kind of address space.
+pub struct Uring<S = Linux> {
     shared: Arc<Shared>,
     threads: Option<Threads>,
     deadline: Option<Duration>,
+    space: PhantomData<fn() -> S>,
 }
 
 struct Threads {
@@ -117,11 +124,21 @@ impl Slot {
 }
 
 impl Uring {
-    /// A ring of the calling process.
+    /// A ring of the calling process, for objects of [`Linux`].
     ///
     /// # Errors
     /// [`Refusal`], with the cause. [`Refusal::Size`]: a number in `setup` is zero or too large.
     pub fn open(setup: Setup) -> Result<Self, Refusal> {
+        Self::open_for(setup)
+    }
+}
+
+impl<S: OwnMemory> Uring<S> {
+    /// A ring of the calling process, for objects of another kind of address space.
+    ///
+    /// # Errors
+    /// As [`open`](Uring::open).
+    pub fn open_for(setup: Setup) -> Result<Self, Refusal> {
         let Setup { slots, requests, deadline, cancel } = setup;
         for (asked, max) in [(slots, MAX_SLOTS), (requests, MAX_REQUESTS)] {
             if asked == 0 || asked > max {
@@ -156,9 +173,12 @@ impl Uring {
                 return Err(why);
             }
         };
-        Ok(Self { shared, threads: Some(Threads { ring, wakers, retries }), deadline })
+        let threads = Some(Threads { ring, wakers, retries });
+        Ok(Self { shared, threads, deadline, space: PhantomData })
     }
+}
 
+impl<S> Uring<S> {
     /// Why the last buffer was refused that was refused.
     #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
@@ -186,8 +206,8 @@ impl Uring {
     }
 }
 
-impl Device for Uring {
-    type Space = Linux;
+impl<S: OwnMemory> Device for Uring<S> {
+    type Space = S;
     type Map = Slot;
 
     fn limits(&self) -> Limits {
@@ -196,15 +216,14 @@ impl Device for Uring {
         Limits::default().max_pages(pages).deadline(self.deadline)
     }
 
-    fn prepare(&self, what: Prepare<'_, Linux>) -> Result<Slot, Error> {
+    fn prepare(&self, what: Prepare<'_, S>) -> Result<Slot, Error> {
         if !self.shared.owner.is_me() {
             return Err(Error::OtherSpace);
         }
         let page = self.shared.page;
         let bytes =
             what.pages.len().checked_mul(page).filter(|bytes| *bytes <= MAX_BYTES).ok_or(Error::TooBig)?;
-        let late =
-            Late { range: AddrRange::new(what.address, bytes)?, quarantine: Quarantine::of(what.space) };
+        let late = Late { range: AddrRange::new(what.address, bytes)?, quarantine: what.space.quarantine() };
         let (lost, slot) = {
             let mut table = self.shared.table();
             (table.lost(), table.take_slot())
@@ -291,7 +310,7 @@ impl Device for Uring {
     }
 }
 
-impl Drop for Uring {
+impl<S> Drop for Uring<S> {
     fn drop(&mut self) {
         let Some(threads) = self.threads.take() else { return };
         if !self.shared.owner.is_me() {
@@ -327,7 +346,7 @@ impl Drop for Uring {
     }
 }
 
-impl fmt::Debug for Uring {
+impl<S> fmt::Debug for Uring<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (slots, requests) = self.in_use();
         write!(f, "Uring({slots} buffers, {requests} requests)")

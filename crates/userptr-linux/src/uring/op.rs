@@ -3,6 +3,7 @@
 use super::ring::Shared;
 use super::table::Ask;
 use super::{Slot, Uring};
+use crate::OwnMemory;
 use core::fmt;
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -45,7 +46,7 @@ pub struct Op {
     number: usize,
 }
 
-impl Uring {
+impl<S: OwnMemory> Uring<S> {
     /// Starts a request on a part of a leased buffer, on the lease's own ring. Returns when the
     /// kernel has taken it.
     ///

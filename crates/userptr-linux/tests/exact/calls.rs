@@ -55,6 +55,16 @@ scenario!(s233_every_call_on_an_arena_lies_between_start_and_end, 60, {
             libc::syscall(libc::SYS_process_madvise, pidfd, &raw const vector, 1, libc::MADV_DONTNEED, 0)
         };
     });
+    let (at, p9) = page(9);
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    assert_eq!(unsafe { libc::mmap(p9, PAGE, protection, flags, -1, 0) }, p9);
+    covered(&w, "MADV_REMOVE", at, || {
+        assert_eq!(unsafe { libc::madvise(p9, PAGE, libc::MADV_REMOVE) }, 0);
+    });
+    covered(&w, "remap_file_pages", at, || {
+        assert_eq!(unsafe { libc::syscall(libc::SYS_remap_file_pages, at, PAGE, 0, 0, 0) }, 0);
+    });
     let (at, p8) = page(8);
     let id = unsafe { libc::shmget(libc::IPC_PRIVATE, PAGE, 0o600 | libc::IPC_CREAT) };
     if id < 0 {
@@ -99,3 +109,21 @@ scenario!(s234_ranges_that_reach_into_an_arena_and_those_beside_it, 60, {
     assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EINVAL));
     drop(object);
 });
+
+scenario!(
+    /// By design: a heap is no arena, and what is registered there needs brackets of its own.
+    s284_the_heap_is_not_covered,
+    60,
+    {
+        let Some(w) = world() else { return };
+        let end = unsafe { libc::sbrk(0) } as usize;
+        let at = end.next_multiple_of(PAGE);
+        let bytes = (at + PAGE - end).cast_signed();
+        assert_eq!(unsafe { libc::sbrk(bytes) } as usize, end);
+        let object = w.object(at);
+        assert_eq!(unsafe { libc::sbrk(-bytes) } as usize, at + PAGE);
+        assert_eq!((w.mapped(), w.exact.stats().bracketed), (1, 0));
+        // Its device would look at the page.
+        std::mem::forget(object);
+    }
+);

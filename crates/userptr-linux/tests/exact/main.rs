@@ -17,4 +17,10 @@
 mod child;
 mod calls;
 mod callers;
+#[cfg(feature = "uring")]
+mod device;
+#[cfg(feature = "uring")]
+#[allow(dead_code, reason = "shared with the examples")]
+#[path = "../../examples/stale_pages/io.rs"]
+mod io;
 mod world;

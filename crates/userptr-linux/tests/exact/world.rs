@@ -69,21 +69,26 @@ pub(crate) fn map(at: usize, pages: usize, flags: i32) -> usize {
     got as usize
 }
 
-/// `None`: this environment refuses a listener, which is said.
-pub(crate) fn world() -> Option<World> {
+/// A listener over an arena. `None`: this environment refuses it, which is said.
+pub(crate) fn arena() -> Option<(Exact, Explicit<Std>, usize)> {
     // At a multiple of 4 GiB, so that a range from below carries into the high word; a page of our
     // own on either side.
     let around = map(0, (4 << 30) / PAGE + PAGES + 2, libc::MAP_NORESERVE);
     let arena = (around + PAGE).next_multiple_of(4 << 30);
     let space = Explicit::<Std>::new(PAGE).unwrap();
-    let exact = match exact::open(&space, &[AddrRange::new(arena, PAGES * PAGE).unwrap()]) {
-        Ok(exact) => exact,
+    match exact::open(&space, &[AddrRange::new(arena, PAGES * PAGE).unwrap()]) {
+        Ok(exact) => Some((exact, space, arena)),
         Err(why @ (Refused::Busy | Refused::Old | Refused::Errno(_))) => {
             println!("skipped: {why}");
-            return None;
+            None
         }
         Err(why) => panic!("{why}"),
-    };
+    }
+}
+
+/// The same with a device that looks.
+pub(crate) fn world() -> Option<World> {
+    let (exact, space, arena) = arena()?;
     let state = Arc::new(State::default());
     let context = Context::builder(Looking(state.clone())).spawn().unwrap();
     // The running context owns its threads; the tests end with their process.

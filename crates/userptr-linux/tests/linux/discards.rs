@@ -1,6 +1,7 @@
 //! Scenarios 110 to 117: a discard is told before it happens, and its end is not. Nobody gets a
 //! lease on pages that it is still to take. What shows only now and then runs for a few rounds;
-//! `USERPTR_ROUNDS` asks for more.
+//! `USERPTR_ROUNDS` asks for more. Each of 110, 111 and 113 to 116 has a control that gives the
+//! discard no time: it must see stale pages, or the discarder was not late and the test is void.
 
 use crate::child::{become_nobody, scenario};
 use crate::stack::{Stack, lease};
@@ -32,13 +33,27 @@ fn on_processor(number: usize) {
     }
 }
 
-fn spin(number: usize) {
-    std::thread::spawn(move || {
-        on_processor(number);
+fn spin() {
+    std::thread::spawn(|| {
+        on_processor(1);
         loop {
             std::hint::spin_loop();
         }
     });
+}
+
+/// Keeps the processor busy from another process: no thread of this one is seen to run but the
+/// discarder. It ends with the test's group of processes.
+fn spin_elsewhere() {
+    // SAFETY: the child allocates nothing, takes no lock and never returns.
+    unsafe {
+        if libc::fork() == 0 {
+            on_processor(1);
+            loop {
+                std::hint::spin_loop();
+            }
+        }
+    }
 }
 
 /// A thread that discards when it is asked to, on a processor that others use: late.
@@ -46,6 +61,9 @@ struct Late {
     asked: AtomicU32,
     done: AtomicU32,
 }
+
+/// Asks the discarder to end.
+const STOP: u32 = u32::MAX;
 
 impl Late {
     fn start(range: Range) -> Arc<Self> {
@@ -65,6 +83,9 @@ impl Late {
             while self.asked.load(Ordering::SeqCst) < round {
                 std::thread::sleep(Duration::from_micros(200));
             }
+            if self.asked.load(Ordering::SeqCst) == STOP {
+                return;
+            }
             memory::advise(range, libc::MADV_DONTNEED).unwrap();
             self.done.store(round, Ordering::SeqCst);
         }
@@ -73,7 +94,7 @@ impl Late {
 
 /// One round: the late thread discards, `meanwhile` happens, look-ups go on until it is done; then
 /// new content. Whether the device sees anything else.
-fn is_stale(world: &World, late: &Late, round: u32, meanwhile: impl FnOnce()) -> bool {
+fn is_stale(world: &World, late: &Late, round: u32, meanwhile: impl Fn(Range)) -> bool {
     let World { stack, range, object, file } = world;
     memory::fill(*range, ALL, u64::from(round) << 1);
     drop(lease(object));
@@ -82,7 +103,7 @@ fn is_stale(world: &World, late: &Late, round: u32, meanwhile: impl FnOnce()) ->
     while stack.space.stats().discards == told {
         std::thread::yield_now();
     }
-    meanwhile();
+    meanwhile(*range);
     while late.done.load(Ordering::SeqCst) < round {
         drop(object.try_acquire());
     }
@@ -109,19 +130,38 @@ fn world(options: Options) -> World {
     World { object: stack.object(range.address, BYTES), stack, range, file: memfd().unwrap() }
 }
 
-scenario!(s110_two_discards_overlap_and_the_first_is_late, 60, {
-    let world = world(Options::default());
-    spin(1);
-    let late = Late::start(world.range);
+/// A late discarder on a processor that is busy by now: no round is stale. First the control, where
+/// a window ends as soon as its message was read.
+fn never_stale(usual: u32, options: Options, start: impl Fn(Range) -> Arc<Late>, meanwhile: impl Fn(Range)) {
     on_processor(0);
-    let end = Range { address: world.range.address + BYTES - PAGE, bytes: PAGE };
-    let stale = (1..=rounds(20)).filter(|round| {
-        is_stale(&world, &late, *round, || memory::advise(end, libc::MADV_DONTNEED).unwrap())
+    let control = world(Options { grace: Duration::ZERO, marks: false, ..options });
+    let late = start(control.range);
+    let seen = (1..=400).find(|round| is_stale(&control, &late, *round, &meanwhile));
+    println!("control: stale in round {seen:?}");
+    assert!(seen.is_some(), "the discarder is never late");
+    late.asked.store(STOP, Ordering::SeqCst);
+    drop(control.object);
+    memory::unmap(control.range).unwrap();
+    let world = world(options);
+    let late = start(world.range);
+    let stale = (1..=rounds(usual)).filter(|round| is_stale(&world, &late, *round, &meanwhile));
+    assert_eq!(stale.count(), 0, "{:?}", world.stack.space.stats());
+    println!("{:?}", world.stack.space.stats());
+    late.asked.store(STOP, Ordering::SeqCst);
+    drop(world.object);
+    memory::unmap(world.range).unwrap();
+}
+
+scenario!(s110_two_discards_overlap_and_the_first_is_late, 60, {
+    spin();
+    never_stale(20, Options::default(), Late::start, |range| {
+        let end = Range { address: range.address + BYTES - PAGE, bytes: PAGE };
+        memory::advise(end, libc::MADV_DONTNEED).unwrap();
     });
-    assert_eq!(stale.count(), 0);
 });
 
-scenario!(s111_a_process_that_shares_the_memory_discards, 60, {
+/// A late discarder that is no thread of this process, and shares its memory.
+fn start_process(range: Range) -> Arc<Late> {
     extern "C" fn child(late: *mut libc::c_void) -> libc::c_int {
         // SAFETY: what `clone` was given below, which is never freed.
         let (late, range) = unsafe { &*late.cast::<(Arc<Late>, Range)>() };
@@ -130,10 +170,8 @@ scenario!(s111_a_process_that_shares_the_memory_discards, 60, {
         late.serve(*range);
         0
     }
-    let world = world(Options::default());
-    spin(1);
     let late = Arc::new(Late { asked: AtomicU32::new(0), done: AtomicU32::new(0) });
-    let arguments = Box::leak(Box::new((Arc::clone(&late), world.range)));
+    let arguments = Box::leak(Box::new((Arc::clone(&late), range)));
     let stack = vec![0_u8; 1 << 20].leak();
     // SAFETY: the child has a stack of its own, for ever, and shares what it is given.
     let child = unsafe {
@@ -141,11 +179,12 @@ scenario!(s111_a_process_that_shares_the_memory_discards, 60, {
         libc::clone(child, top, libc::CLONE_VM | libc::SIGCHLD, std::ptr::from_mut(arguments).cast())
     };
     assert!(child > 0);
-    on_processor(0);
-    let stale = (1..=rounds(20)).filter(|round| is_stale(&world, &late, *round, || {})).count();
-    // SAFETY: our child.
-    unsafe { libc::kill(child, libc::SIGKILL) };
-    assert_eq!(stale, 0);
+    late
+}
+
+scenario!(s111_a_process_that_shares_the_memory_discards, 60, {
+    spin_elsewhere();
+    never_stale(20, Options::default(), start_process, |_| ());
 });
 
 scenario!(
@@ -189,42 +228,34 @@ scenario!(
     }
 );
 
-scenario!(s113_threads_that_come_and_go_hide_no_discarder, 60, {
-    let world = world(Options::default());
-    spin(1);
-    let late = Late::start(world.range);
+fn come_and_go() {
     std::thread::spawn(|| {
         loop {
             let many: Vec<_> = (0..24).map(|_| std::thread::spawn(|| {})).collect();
             many.into_iter().for_each(|thread| thread.join().unwrap());
         }
     });
-    on_processor(0);
-    let stale = (1..=rounds(20)).filter(|round| is_stale(&world, &late, *round, || {})).count();
-    println!("{:?}", world.stack.space.stats());
-    assert_eq!(stale, 0);
+}
+
+// Not shown here: a listing that ends early, which hid a discarder in 4 of 7,693 discards; the unit
+// test `a_busy_thread_is_never_missed_while_others_end` sees it. And not with six busy threads on the
+// discarder's processor: nothing is stale there, but an `acquire` can end at its deadline.
+scenario!(s113_threads_that_come_and_go_hide_no_discarder, 60, {
+    spin_elsewhere();
+    come_and_go();
+    never_stale(20, Options::default(), Late::start, |_| ());
 });
 
 scenario!(s114_a_grace_of_any_length_is_one, 60, {
+    spin_elsewhere();
     for grace in [Duration::MAX, Duration::ZERO] {
-        let world = world(Options { grace, ..Options::default() });
-        let late = Late::start(world.range);
-        let stale = (1..=rounds(20)).filter(|round| is_stale(&world, &late, *round, || {})).count();
-        assert_eq!(stale, 0, "{grace:?}");
-        drop(world.object);
-        // The thread waits for the next round, and that does not come.
-        memory::unmap(world.range).unwrap();
+        never_stale(20, Options { grace, ..Options::default() }, Late::start, |_| ());
     }
 });
 
 scenario!(s115_memory_is_mapped_over_a_discard_that_is_to_come, 60, {
-    let world = world(Options::default());
-    spin(1);
-    let late = Late::start(world.range);
-    on_processor(0);
-    let stale = (1..=rounds(10))
-        .filter(|round| is_stale(&world, &late, *round, || memory::map_over(world.range).unwrap()));
-    assert_eq!(stale.count(), 0);
+    spin();
+    never_stale(10, Options::default(), Late::start, |range| memory::map_over(range).unwrap());
 });
 
 scenario!(
@@ -233,14 +264,29 @@ scenario!(
     60,
     {
         become_nobody();
-        let world = world(Options::default());
         let marks = File::open("/proc/self/pagemap").is_ok();
-        assert_eq!(world.stack.space.stats().marks, marks, "what was lost is said");
-        spin(1);
-        let late = Late::start(world.range);
+        let space = userptr_linux::Linux::open().unwrap();
+        assert_eq!(space.stats().marks, marks, "what was lost is said");
+        spin();
+        never_stale(20, Options::default(), Late::start, |_| ());
+    }
+);
+
+scenario!(
+    /// After it watches: what was opened before stays of use (case 21).
+    s116_a_process_that_gives_its_rights_up_later,
+    60,
+    {
         on_processor(0);
-        let stale = (1..=rounds(20)).filter(|round| is_stale(&world, &late, *round, || {})).count();
-        assert_eq!(stale, 0);
+        let world = world(Options::default());
+        let marks = world.stack.space.stats().marks;
+        become_nobody();
+        assert_eq!(world.stack.space.stats().marks, marks);
+        spin();
+        let late = Late::start(world.range);
+        let stale = (1..=rounds(20)).filter(|round| is_stale(&world, &late, *round, |_| ()));
+        assert_eq!(stale.count(), 0);
+        late.asked.store(STOP, Ordering::SeqCst);
     }
 );
 
@@ -264,7 +310,7 @@ scenario!(
             drop(lease(object));
         }
         drop(lease(&innocent));
-        spin(1);
+        spin();
         let stop = AtomicBool::new(false);
         let (mut got, mut refused) = (0_u32, 0);
         std::thread::scope(|scope| {

@@ -149,6 +149,9 @@ scenario!(s74_the_limit_of_mappings_is_named, 60, {
     }
     let stack = Stack::new(Options::default());
     let range = memory::map(BYTES).unwrap();
+    // Mappings are not counted at each watch: this one found few.
+    let middle = AddrRange::new(range.address + 4096, 4096).unwrap();
+    drop(stack.space.watch_range(middle).unwrap());
     // Neighbours of different protection are mappings of their own.
     let far = memory::ELSEWHERE;
     for page in 0..most {
@@ -160,12 +163,73 @@ scenario!(s74_the_limit_of_mappings_is_named, 60, {
             break;
         }
     }
-    let middle = AddrRange::new(range.address + 4096, 4096).unwrap();
     let refused = stack.space.watch_range(middle).err();
     assert_eq!(refused, Some(Refusal::Mappings));
     // SAFETY: ours, without references into it.
     unsafe { libc::munmap(far as *mut _, most * 4096) };
     drop(lease(&stack.object(range.address, range.bytes)));
+});
+
+scenario!(
+    /// The program goes on at the last watch: it maps, and spawns a thread.
+    s151_the_last_mappings_are_the_programs,
+    60,
+    {
+        const NEAR: usize = 1000;
+        let most: usize =
+            std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap().trim().parse().unwrap();
+        if most > 1 << 20 {
+            println!("skipped: vm.max_map_count is {most}");
+            return;
+        }
+        let range = memory::map_at(memory::ELSEWHERE, most * 4096, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let range = range.unwrap();
+        // Neighbours of different protection are mappings of their own.
+        let far = most - most / 16 - NEAR;
+        for page in (0..far).step_by(2) {
+            let at = std::ptr::without_provenance_mut(range.address + page * 4096);
+            // SAFETY: ours, and nobody has a reference into it.
+            assert_eq!(unsafe { libc::mprotect(at, 4096, libc::PROT_READ) }, 0);
+        }
+        let space = Linux::open().unwrap();
+        let page = |n: usize| AddrRange::new(range.address + (far + 2 * n + 1) * 4096, 4096).unwrap();
+        let mut watched = Vec::new();
+        let refused = loop {
+            match space.watch_range(page(watched.len())) {
+                Ok(one) => watched.push(one),
+                Err(why) => break why,
+            }
+        };
+        println!("{} ranges, then: {refused}", watched.len());
+        assert!((NEAR / 4..NEAR).contains(&watched.len()));
+        let Refusal::MappingReserve { mapped, most: said } = refused else { panic!("{refused:?}") };
+        assert_eq!((said, Error::from(refused)), (most, Error::Mappings));
+        let left = most - mapped;
+        assert!((most / 20..=most / 16).contains(&left), "{left} of {most} are left");
+        std::thread::spawn(|| memory::map(BYTES).unwrap()).join().unwrap();
+        // What is watched already can be watched again, and what is given up is there for another.
+        drop(space.watch_range(page(0)).unwrap());
+        watched.truncate(watched.len() - 200);
+        drop(space.watch_range(page(watched.len())).unwrap());
+    }
+);
+
+scenario!(s151_the_last_descriptors_are_the_programs, 30, {
+    limit(libc::RLIMIT_NOFILE, 64);
+    let space = Linux::with(Options { strict: true, ..Options::default() }).unwrap();
+    let range = memory::map(1 << 20).unwrap();
+    let mut watched = Vec::new();
+    let refused = loop {
+        let page = AddrRange::new(range.address + 2 * watched.len() * 4096, 4096).unwrap();
+        match space.watch_range(page) {
+            Ok(one) => watched.push(one),
+            Err(why) => break why,
+        }
+    };
+    assert_eq!(refused, Refusal::DescriptorReserve { number: 60, most: 64 });
+    assert_eq!(Error::from(refused), Error::Descriptors);
+    let own: Vec<_> = (60..64).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+    drop(own);
 });
 
 scenario!(s74_what_cannot_be_watched_or_pinned_is_named, 20, {

@@ -41,6 +41,7 @@ mod strict;
 #[path = "../../examples/stress"]
 mod stress {
     #![allow(dead_code, reason = "shared with the example")]
+    pub(crate) mod bracketed;
     pub(crate) mod buffers;
     pub(crate) mod changes;
     pub(crate) mod plan;
@@ -49,6 +50,7 @@ mod stress {
 }
 mod stressed;
 mod threads;
+mod told;
 mod uffd;
 mod unmapped;
 #[cfg(feature = "vfio")]

@@ -125,7 +125,11 @@ scenario!(many_threads_share_a_window_of_few_pages, 60, {
             });
         }
     });
-    eventually("all is taken away", || world.counts() == (THREADS * 200, THREADS * 200));
+    // Not exactly as many: a monitor that is kept from its processor after it has read an unmap's
+    // message passes it on late. By then the thread may have mapped anew and acquired: that acquire
+    // is superseded, gives its mapping back, and begins again.
+    eventually("all is taken away", || world.mapped() == 0 && world.counts().0 == world.counts().1);
+    assert!(world.counts().0 >= THREADS * 200, "{:?}", world.counts());
     eventually("all is given back", || stack.context.device().stats().taken == 0);
     assert_eq!((world.mapped(), stack.context.device().stats().foreign), (0, 0));
 });
