@@ -55,7 +55,9 @@ fn s198_what_is_in_use_is_not_evicted() {
     assert!(third.handle().is_none(), "no room");
     for (lease, page) in held.iter().zip(0..) {
         assert_eq!(world.dma(lease), page);
+        assert!(lease.handle().is_some(), "taken out while in use");
     }
+    assert_eq!(world.cache.stats().evictions, 0);
     drop((held, third));
     assert!(world.read(pages(memory, 3, 1)).unwrap().handle().is_some());
     drop(_in);
