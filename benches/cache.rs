@@ -12,6 +12,7 @@
     reason = "a benchmark"
 )]
 
+#[allow(dead_code, reason = "each bench uses its part")]
 mod common;
 
 use common::{Idle, PAGE, Stage};

@@ -127,9 +127,10 @@ impl<D: Device> Cache<D> {
     /// at once see [`get_set`](Self::get_set).
     ///
     /// # Errors
-    /// Those of [`Context::register`] and [`UserPtr::acquire`]: [`Error::Fault`] if the range is not
-    /// mapped, [`Error::Busy`] if it keeps being changed, [`Error::TimedOut`], and a limit of the
-    /// platform that evicting everything else did not help. Nothing is left behind.
+    /// Those of [`Context::register`] and [`UserPtr::acquire`](userptr::UserPtr::acquire):
+    /// [`Error::Fault`] if the range is not mapped, [`Error::Busy`] if it keeps being changed,
+    /// [`Error::TimedOut`], and a limit of the platform that evicting everything else did not help.
+    /// Nothing is left behind.
     pub fn get(&self, range: AddrRange, access: Access) -> Result<CacheLease<'_, D>, Error>
     where
         D::Space: ForeignMemory,
