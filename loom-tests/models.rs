@@ -318,13 +318,13 @@ pub const ALL: &[Model] = &[
         .executions(100, 125)
         .outcomes(&["served"]),
     bounded("s206_hit_against_eviction", 2, 3, cache::hit_against_eviction::<Loom>)
-        .executions(37024, 5923)
+        .executions(38068, 5923)
         .outcomes(&["evicted", "not kept"]),
     bounded("s206_handle_against_eviction", 2, 3, cache::handle_against_eviction::<Loom>)
         .executions(109, 80)
         .outcomes(&["found", "gone"]),
     bounded("s195_two_misses", 2, 2, cache::two_misses::<Loom>)
-        .executions(232, 144)
+        .executions(239, 144)
         .outcomes(&["a hit", "two misses"]),
     bounded("s202_set_against_invalidate", 2, 2, cache::set_against_invalidate::<Loom>)
         .executions(454, 439)

@@ -28,20 +28,27 @@
 //!
 //! A miss, an eviction or an invalidation never stops a hit: the index has two copies, one of which
 //! is always readable. A look-up that meets the end of a change looks again; after a few of these
-//! it takes the lock.
+//! it takes the lock. Where many threads hit one registration, its lease word can be spread too:
+//! [`Limits::spread_leases`](userptr::device::Limits::spread_leases).
 //!
 //! # What a miss costs
 //! It pins outside of every lock. Others that miss the same range wait for it, and for nothing
-//! else. Under the lock it looks at a few registrations whether they were invalidated, and releases
-//! at most eight of others afterwards. A change of the index moves rows: at most as many as
-//! there are registrations.
+//! else. It looks at a few registrations whether they were invalidated, and releases at most eight
+//! of others; at a limit of the platform as many as it needs room for.
+//!
+//! Its work under the lock grows with [`Setup::entries`], and not with the number of hits: a change
+//! of the index writes the rows behind the changed one; the search for another thread's
+//! registration of the range, and for neighbours to merge with, looks at each slot; the clock goes
+//! round at most twice, and looks at each shard's count where it stops. A hit waits for none of it.
 //!
 //! # What goes first
 //! The clock, and not the exact order of use: that one would have each hit write a list that all
 //! hits write. A registration that was found since the hand passed stays for another turn; one that
 //! is in use stays. At a limit of the platform (`ENOMEM`, `ENOSPC`: locked memory, slots of a
-//! device) registrations are evicted one after the other and the call is made again. If nothing can
-//! be evicted, the request gets a registration of its own that ends with the lease.
+//! device) registrations are evicted, a few more each time, and the call is made again until it
+//! succeeds or nothing is left to evict: then the look-up fails with that limit. At a limit of the
+//! cache itself ([`Setup`]) a request for which nothing can be evicted gets a registration of its
+//! own, which ends with the lease.
 //!
 //! A range that is invalidated again and again before anybody finds it is in a storm: most of its
 //! misses are not kept, until one that is kept is found. No other range is concerned.

@@ -2,7 +2,8 @@
 
 use super::Mutant;
 
-const CACHE: &str = "crates/userptr-cache/src/cache/mod.rs";
+const EVICT: &str = "crates/userptr-cache/src/cache/evict.rs";
+const LOOKUP: &str = "crates/userptr-cache/src/cache/lookup.rs";
 const MISS: &str = "crates/userptr-cache/src/cache/miss.rs";
 const SET: &str = "crates/userptr-cache/src/cache/set.rs";
 const SLOTS: &str = "crates/userptr-cache/src/cache/slots.rs";
@@ -10,13 +11,13 @@ const SLOTS: &str = "crates/userptr-cache/src/cache/slots.rs";
 pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "cache_closes_without_a_fence",
-        file: MISS,
+        file: EVICT,
         edits: &[("        PlatformOf::<D>::fence();\n", "")],
         model: "s206_hit_against_eviction",
     },
     Mutant {
         name: "cache_finds_without_a_fence",
-        file: CACHE,
+        file: LOOKUP,
         edits: &[(
             "            PlatformOf::<D>::fence();\n            if self.index.is_current",
             "            if self.index.is_current",
@@ -25,13 +26,13 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "cache_trusts_an_old_version",
-        file: CACHE,
+        file: LOOKUP,
         edits: &[("if self.index.is_current(version) {", "if true {")],
         model: "s206_hit_against_eviction",
     },
     Mutant {
         name: "cache_empties_what_is_used",
-        file: MISS,
+        file: EVICT,
         edits: &[(
             "            |slot| self.slots.is_unused(slot),\n            // SAFETY: closed",
             "            |_| true,\n            // SAFETY: closed",
@@ -46,7 +47,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "cache_handle_without_its_generation",
-        file: CACHE,
+        file: LOOKUP,
         edits: &[("self.slots.generation(handle.slot) != handle.generation", "false")],
         model: "s206_handle_against_eviction",
     },

@@ -1,41 +1,16 @@
 //! A look-up that finds nothing: registers, outside of every lock.
 
+use super::evict::Released;
 use super::lease::{CacheLease, Kind};
 use super::slots::Hold;
-use super::table::{Phase, Table};
+use super::table::Table;
 use super::{Access, Shared};
-use userptr::device::PlatformOf;
 use userptr::notifier::State;
-use userptr::platform::{AtomicUsize, Load, Platform, Store};
+use userptr::platform::{AtomicUsize, Load, Store};
 use userptr::{AddrRange, Device, Error, UserPtr};
 
-/// The most registrations that one look-up releases for others.
-const RELEASED: usize = 8;
 /// How many registrations a miss looks at, whether they were invalidated.
 const SWEPT: usize = 4;
-
-/// Registrations that are taken out under the lock, and released after it: dropped by the caller.
-pub(super) struct Released<D: Device>([Option<UserPtr<D>>; RELEASED]);
-
-impl<D: Device> Released<D> {
-    pub(super) fn new() -> Self {
-        Self([const { None }; RELEASED])
-    }
-
-    fn room(&self) -> usize {
-        self.0.iter().filter(|object| object.is_none()).count()
-    }
-
-    pub(super) fn count(&self) -> usize {
-        RELEASED.saturating_sub(self.room())
-    }
-
-    fn put(&mut self, object: Option<UserPtr<D>>) {
-        if let Some(place) = self.0.iter_mut().find(|place| place.is_none()) {
-            *place = object;
-        }
-    }
-}
 
 /// What a miss has to do.
 pub(super) enum Plan<'c, D: Device> {
@@ -59,6 +34,11 @@ pub(super) struct Filling<'c, D: Device> {
 }
 
 impl<D: Device> Filling<'_, D> {
+    /// Returns what is to be registered: more than was asked for, if neighbours are merged in.
+    pub(super) fn range(&self) -> AddrRange {
+        self.range
+    }
+
     /// Opens the slot to look-ups.
     fn open(self) {
         let this = core::mem::ManuallyDrop::new(self);
@@ -117,6 +97,7 @@ impl<D: Device> Shared<D> {
         shard: usize,
         range: AddrRange,
         access: Access,
+        merge: bool,
         released: &mut Released<D>,
     ) -> Plan<'_, D> {
         let found = self.locked(|table| {
@@ -134,7 +115,7 @@ impl<D: Device> Shared<D> {
             if table.is_storm(range) {
                 return Found::Nothing;
             }
-            let range = if self.setup.merge { self.merge(table, range, access) } else { range };
+            let range = if merge { self.merge(table, range, access) } else { range };
             let bytes = range.len().unwrap_or(usize::MAX);
             while bytes <= self.setup.bytes && !table.has_room(bytes, self.setup.bytes) {
                 if released.room() == 0 || !self.evict(table, released) {
@@ -220,88 +201,6 @@ impl<D: Device> Shared<D> {
         let flags = access.flags(self.context.limits().read_only);
         // SAFETY: the caller's promise.
         self.with_room(|| unsafe { self.context.register_unchecked(&self.space, range, flags) })
-    }
-
-    /// Calls something that may meet a limit: while it does, and something can be evicted, evicts
-    /// that and calls again.
-    pub(super) fn with_room<T>(&self, mut call: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
-        for _ in 0..RELEASED {
-            match call() {
-                // ENOMEM, and the limits of the platform.
-                Err(error) if matches!(error.errno(), 12 | 28) => {
-                    let mut released = Released::new();
-                    if !self.locked(|table| self.evict(table, &mut released)) {
-                        return Err(error);
-                    }
-                }
-                done => return done,
-            }
-        }
-        call()
-    }
-
-    /// Takes the clock's next victim out. `false`: everything is in use.
-    fn evict(&self, table: &mut Table, released: &mut Released<D>) -> bool {
-        let idle = |slot| self.slots.is_unused(slot) && !self.slots.take_found(slot);
-        let Some(slot) = table.victim(idle) else { return false };
-        table.counts.evictions = table.counts.evictions.wrapping_add(1);
-        self.close(table, slot);
-        self.collect(table, released);
-        true
-    }
-
-    /// Looks at up to `most` registrations, and takes out those that were invalidated.
-    pub(super) fn sweep(&self, table: &mut Table, most: usize, released: &mut Released<D>) {
-        for _ in 0..most.min(self.slots.len()) {
-            let Some(slot) = table.sweep() else { continue };
-            // SAFETY: the slot is open, and the lock is held.
-            if unsafe { self.slots.peek(slot) }.is_some_and(|object| object.state() != State::Ready) {
-                self.close_dead(table, slot);
-            }
-        }
-        self.collect(table, released);
-    }
-
-    /// Empties closed slots that nobody uses, as many as there is room for.
-    fn collect(&self, table: &mut Table, released: &mut Released<D>) {
-        let room = released.room();
-        table.collect(
-            room,
-            |slot| self.slots.is_unused(slot),
-            // SAFETY: closed, with a full fence since, and unused.
-            |slot| released.put(unsafe { self.slots.take(slot) }),
-        );
-    }
-
-    /// Closes a slot to new users, for good.
-    fn close(&self, table: &mut Table, slot: usize) {
-        table.close(slot);
-        self.slots.close(slot);
-        self.index.publish(&mut table.draft);
-        // ORDERING: store buffering with a look-up (C3): there the count, fence, then the version
-        // or the generation; here both of these, fence, then the counts.
-        // - If our fence comes first, the look-up finds another version, and backs out.
-        // - If its fence comes first, we find its count, and leave the object in its place.
-        PlatformOf::<D>::fence();
-    }
-
-    fn close_dead(&self, table: &mut Table, slot: usize) {
-        table.died(slot, self.slots.is_new(slot));
-        self.close(table, slot);
-    }
-
-    /// Takes out a registration that a look-up found without pages, if it is still the same.
-    pub(super) fn retire(&self, hold: Hold<'_, D>, generation: usize) {
-        let slot = hold.slot();
-        drop(hold);
-        let mut released = Released::new();
-        self.locked(|table| {
-            let open = table.entry(slot).is_some_and(|entry| entry.phase == Phase::Open);
-            if open && self.slots.generation(slot) == generation {
-                self.close_dead(table, slot);
-            }
-            self.collect(table, &mut released);
-        });
     }
 }
 

@@ -1,7 +1,9 @@
 //! The cache: [`Cache`] and its modules.
 
+mod evict;
 mod index;
 mod lease;
+mod lookup;
 mod miss;
 mod set;
 mod setup;
@@ -16,26 +18,19 @@ pub use stats::Stats;
 
 use alloc::vec::Vec;
 use core::fmt;
+use evict::Released;
 use index::Index;
-use lease::Kind;
-use miss::{Plan, Released};
-use slots::{Hold, Slots};
+use slots::Slots;
 use stats::{Count, Counters};
 use table::Table;
 use userptr::address_space::{AddressSpace, ForeignMemory};
 use userptr::device::PlatformOf;
 use userptr::platform::{AtomicUsize, LockClass, Mutex, Platform, WaitQueue};
-use userptr::{AddrRange, Context, Device, Error, Ref, RefCounted, UserPtr};
+use userptr::{AddrRange, Context, Device, Error, Ref, RefCounted};
 
 extern crate alloc;
 
 type Word<P> = <P as Platform>::Usize;
-
-/// How often a look-up begins anew after a change that came between, before it is refused with
-/// [`Error::Busy`].
-const ROUNDS: usize = 32;
-/// How often it reads the index without the lock.
-const GLANCES: usize = 8;
 
 /// The place of the cache's lock in the lock order: before every lock of the core.
 const LOCK: LockClass = LockClass { name: "userptr_cache", rank: 5 };
@@ -132,9 +127,10 @@ impl<D: Device> Cache<D> {
     /// at once see [`get_set`](Self::get_set).
     ///
     /// # Errors
-    /// Those of [`Context::register`] and [`UserPtr::acquire`]: [`Error::Fault`] if the range is
-    /// not mapped, [`Error::Busy`] if it keeps being changed, [`Error::TimedOut`], and a limit of
-    /// the platform that evicting everything else did not help. Nothing is left behind.
+    /// Those of [`Context::register`] and [`UserPtr::acquire`](userptr::UserPtr::acquire):
+    /// [`Error::Fault`] if the range is not mapped, [`Error::Busy`] if it keeps being changed,
+    /// [`Error::TimedOut`], and a limit of the platform that evicting everything else did not help.
+    /// Nothing is left behind.
     pub fn get(&self, range: AddrRange, access: Access) -> Result<CacheLease<'_, D>, Error>
     where
         D::Space: ForeignMemory,
@@ -237,126 +233,6 @@ impl<D: Device> Shared<D> {
     fn locked<R>(&self, f: impl FnOnce(&mut Table) -> R) -> R {
         // SAFETY: initialised by `init`; no section enters another.
         unsafe { self.table.with(f) }
-    }
-
-    /// Returns the whole pages of a range.
-    fn whole_pages(&self, range: AddrRange) -> Result<AddrRange, Error> {
-        let inside = usize::MAX.checked_shl(self.space.page_shift()).map_or(usize::MAX, |mask| !mask);
-        AddrRange::inclusive(range.start() & !inside, range.last() | inside).ok_or(Error::Invalid)
-    }
-
-    /// Finds the registration that serves whole pages, and holds it in its place.
-    fn find(&self, shard: usize, range: AddrRange, access: Access) -> Option<Hold<'_, D>> {
-        for _ in 0..GLANCES {
-            let version = self.index.version();
-            let slot = self.index.search(version, range, access);
-            // Any number, as long as the version is not known to be current.
-            let hold = slot.and_then(|slot| self.slots.hold(shard, slot));
-            // ORDERING: after the reads of the index (C2), and between the count and the version
-            // (C3, in `close`).
-            PlatformOf::<D>::fence();
-            if self.index.is_current(version) {
-                return hold;
-            }
-        }
-        None
-    }
-
-    /// # Safety
-    /// As [`Cache::get_unchecked`].
-    unsafe fn get(&self, shard: usize, range: AddrRange, access: Access) -> Result<CacheLease<'_, D>, Error> {
-        let pages = self.whole_pages(range)?;
-        if let Some(hold) = self.find(shard, pages, access) {
-            if let Some(kind) = self.lease(shard, hold)? {
-                self.counters.add(shard, Count::Hits);
-                return Ok(kind.lease(range));
-            }
-        }
-        self.counters.add(shard, Count::Misses);
-        // SAFETY: the caller's promise.
-        unsafe { self.miss(shard, pages, access) }.map(|kind| kind.lease(range))
-    }
-
-    /// # Safety
-    /// As [`Cache::get_unchecked`].
-    #[cold]
-    unsafe fn miss(&self, shard: usize, pages: AddrRange, access: Access) -> Result<Kind<'_, D>, Error> {
-        for _ in 0..ROUNDS {
-            let mut released = Released::new();
-            let plan = self.plan(shard, pages, access, &mut released);
-            // Before the pin: that may need the room.
-            drop(released);
-            match plan {
-                Plan::Serve(hold) => {
-                    if let Some(kind) = self.lease(shard, hold)? {
-                        return Ok(kind);
-                    }
-                }
-                Plan::Wait { slot, ended } => self.wait_filled(slot, ended)?,
-                // SAFETY: the caller's promise. The hull of a merge covers what was asked for by
-                // other calls, with the same promise.
-                Plan::Fill(filling) => return unsafe { self.fill(shard, filling) },
-                Plan::Once => {
-                    // SAFETY: the caller's promise.
-                    let object = unsafe { self.once(pages, access)? };
-                    return self.with_room(|| object.acquire_owned()).map(Kind::Once);
-                }
-            }
-        }
-        Err(Error::Busy)
-    }
-
-    /// Takes a lease on a registration that was found. `None`: its pages are gone, and it is taken
-    /// out; or its memory is being changed.
-    fn lease<'c>(&'c self, shard: usize, hold: Hold<'c, D>) -> Result<Option<Kind<'c, D>>, Error> {
-        let generation = hold.handle().generation;
-        // SAFETY: the slot was open after the fence that followed the count, or the lock was held;
-        // the lease is dropped before the hold.
-        let object = unsafe { hold.object() }.ok_or(Error::Invalid)?;
-        match object.lease_if_pinned() {
-            Ok(Some(lease)) => {
-                hold.mark_used();
-                return Ok(Some(Kind::Kept { lease, hold }));
-            }
-            Ok(None) => self.retire(hold, generation),
-            Err(Error::Again) => wait_quiet(object),
-            Err(error) => return Err(error),
-        }
-        self.counters.add(shard, Count::Races);
-        Ok(None)
-    }
-
-    fn at(&self, shard: usize, handle: Handle, range: AddrRange) -> Result<CacheLease<'_, D>, Error> {
-        let hold = self.slots.hold(shard, handle.slot).ok_or(Error::NoEntry)?;
-        // ORDERING: between the count and the generation (C3, in `close`).
-        PlatformOf::<D>::fence();
-        if handle.generation & 1 == 0 || self.slots.generation(handle.slot) != handle.generation {
-            return Err(Error::NoEntry);
-        }
-        // SAFETY: the slot was open after the fence that followed the count.
-        let object = unsafe { hold.object() }.ok_or(Error::NoEntry)?;
-        if !object.range().contains(range) {
-            return Err(Error::Invalid);
-        }
-        match object.lease_if_pinned()? {
-            Some(lease) => {
-                hold.mark_used();
-                self.counters.add(shard, Count::Hits);
-                Ok(Kind::Kept { lease, hold }.lease(range))
-            }
-            None => {
-                self.retire(hold, handle.generation);
-                Err(Error::NoEntry)
-            }
-        }
-    }
-}
-
-/// Waits until the address space may have told of a change that is under way.
-fn wait_quiet<D: Device>(object: &UserPtr<D>) {
-    let record = object.record();
-    if let Some(registration) = record.registration() {
-        record.space().wait_quiet(registration, object.range());
     }
 }
 

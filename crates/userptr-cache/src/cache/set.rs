@@ -1,10 +1,12 @@
 //! Sets: leases on many ranges, all or none.
 
+use super::evict::Released;
 use super::lease::{CacheLease, Kind};
-use super::miss::{Plan, Released};
+use super::lookup::{ROUNDS, wait_quiet};
+use super::miss::Plan;
 use super::slots::Hold;
 use super::stats::Count;
-use super::{Access, ROUNDS, Shared, wait_quiet};
+use super::{Access, Shared};
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Deref;
@@ -89,18 +91,24 @@ impl<D: Device> Shared<D> {
             return Ok(Member::Kept(hold));
         }
         self.counters.add(shard, Count::Misses);
+        let mut merge = self.setup.merge;
         for _ in 0..ROUNDS {
             let mut released = Released::new();
-            let plan = self.plan(shard, range, access, &mut released);
+            let plan = self.plan(shard, range, access, merge, &mut released);
             drop(released);
             match plan {
                 Plan::Serve(hold) => return Ok(Member::Kept(hold)),
                 Plan::Wait { slot, ended } => self.wait_filled(slot, ended)?,
                 Plan::Fill(filling) => {
-                    // SAFETY: the caller's promise.
-                    let kind = unsafe { self.fill(shard, filling)? };
+                    let merged = filling.range() != range;
+                    // SAFETY: as for a look-up of one range.
+                    let kind = unsafe { self.fill(shard, filling) };
+                    if merged && kind.is_err() {
+                        merge = false;
+                        continue;
+                    }
                     // The lease is given back, the hold stays.
-                    if let Kind::Kept { lease, hold } = kind {
+                    if let Kind::Kept { lease, hold } = kind? {
                         drop(lease);
                         return Ok(Member::Kept(hold));
                     }

@@ -65,14 +65,10 @@ impl<D: Device> Slots<D> {
         self.slots.len()
     }
 
-    /// Returns the shard of the calling thread: a hash of where its stack lies. Which one it is
-    /// matters for speed only, since a hold knows the count that it raised.
+    /// Returns the shard of the calling thread. Which one it is matters for speed only, since a
+    /// hold knows the count that it raised.
     pub(super) fn shard(&self) -> usize {
-        let here = 0_u8;
-        // Stacks lie 16 KiB apart or more, in a kernel too.
-        let page = core::ptr::from_ref(&here).addr().wrapping_shr(14);
-        let hash = page.wrapping_mul(0x9E37_79B9).wrapping_shr(16);
-        hash & self.shards.wrapping_sub(1)
+        PlatformOf::<D>::shard() & self.shards.wrapping_sub(1)
     }
 
     fn count(&self, shard: usize, slot: usize) -> Option<&Word<PlatformOf<D>>> {

@@ -55,15 +55,17 @@ fn s198_what_is_in_use_is_not_evicted() {
     assert!(third.handle().is_none(), "no room");
     for (lease, page) in held.iter().zip(0..) {
         assert_eq!(world.dma(lease), page);
+        assert!(lease.handle().is_some(), "taken out while in use");
     }
+    assert_eq!(world.cache.stats().evictions, 0);
     drop((held, third));
     assert!(world.read(pages(memory, 3, 1)).unwrap().handle().is_some());
     drop(_in);
     world.finish();
 }
 
-/// As agave falls back: at the limit of locked memory others are evicted, and if that does not help
-/// the request is served without being kept.
+/// At the limit of locked memory others are evicted, as many as it takes; if all are in use, the
+/// look-up fails with the limit.
 #[test]
 fn s199_at_the_platforms_limit_it_evicts_and_tries_again() {
     let world = World::new(Setup::default());
@@ -83,6 +85,16 @@ fn s199_at_the_platforms_limit_it_evicts_and_tries_again() {
     assert_eq!(world.dma(&all), 0);
     drop(all);
     assert!(world.read(pages(memory, 8, 1)).is_ok());
+    // Many small ones give way to a large one.
+    world.process.record().set_limit(16);
+    for page in 0..16 {
+        drop(world.read(pages(memory, page, 1)).unwrap());
+    }
+    let large = world.memory(16);
+    let lease = world.read(large).unwrap();
+    assert_eq!((world.machine.pins(), world.cache.stats().entries), (16, 1));
+    assert!(lease.handle().is_some());
+    drop(lease);
     drop(_in);
     world.finish();
 }

@@ -4,7 +4,7 @@ use crate::world::{World, pages};
 use std::sync::mpsc::channel;
 use std::thread;
 use userptr::{AddrRange, Error, UserPtr};
-use userptr_cache::{Access, Setup};
+use userptr_cache::{Access, Setup, Want};
 use userptr_sim::{PAGE, PinFault, Seam};
 
 #[test]
@@ -200,6 +200,23 @@ fn s197_neighbours_are_merged_only_if_asked() {
         drop(_in);
         world.finish();
     }
+}
+
+/// The hull cannot be had: the request alone can, and is not made to pay for its neighbour.
+#[test]
+fn s197_a_merge_that_fails_serves_the_request_alone() {
+    let world = World::new(Setup::default().merge(true));
+    let memory = world.memory(5);
+    let _in = world.machine.enter(&world.process);
+    world.process.record().set_limit(4);
+    let (neighbour, wanted) = (pages(memory, 0, 4), pages(memory, 4, 1));
+    drop(world.write(neighbour).unwrap());
+    assert_eq!(world.write(wanted).unwrap().range(), wanted);
+    drop(world.write(neighbour).unwrap());
+    let set = [Want { range: wanted, access: Access::Write }];
+    assert_eq!(world.cache.get_set(&set).unwrap()[0].range(), wanted);
+    drop(_in);
+    world.finish();
 }
 
 /// A forked child finds nothing of its parent's.

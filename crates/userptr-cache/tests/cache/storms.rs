@@ -19,6 +19,11 @@ fn s201_a_storm_backs_off_alone_and_ends() {
         world.process.store(stormy.start(), round as u8).unwrap();
         assert!(world.write(calm).unwrap().handle().is_some());
     }
+    // Hundreds of other ranges: some are remembered in the same place as the stormy one.
+    let others = world.memory(512);
+    for page in 0..512 {
+        assert!(world.read(pages(others, page, 1)).unwrap().handle().is_some(), "page {page} is not kept");
+    }
     let stats = world.cache.stats();
     assert!(stats.storms > 300, "{stats}");
     assert!(stats.invalidations < 60, "{stats}");
