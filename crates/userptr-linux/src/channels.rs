@@ -22,6 +22,8 @@ use userptr::AddrRange;
 
 /// The number of the eventfd that ends the monitor.
 const STOP: u64 = u64::MAX;
+/// How long a watch waits for changes that began before it.
+const SETTLE: Duration = Duration::from_millis(100);
 /// How long the end waits for unmappers that have begun and not been let go yet.
 const LAST_READ: Duration = Duration::from_secs(10);
 
@@ -36,6 +38,11 @@ pub(super) struct Channel {
 }
 
 impl Channel {
+    /// Whether `mremap` has carried a watch of this channel somewhere else.
+    pub(super) fn has_moved(&self) -> bool {
+        self.moved.load(Ordering::Relaxed)
+    }
+
     /// Whether every change that began in the channel's memory was passed on. See [the
     /// argument](super#why-a-look-up-never-finds-a-stale-page).
     pub(super) fn quiet(&self, probe: bool) -> bool {
@@ -169,16 +176,35 @@ impl Channels {
     }
 
     /// Watches a part on a channel. What another channel has carried there by `mremap`, where
-    /// nobody counts on it, is taken from it.
-    pub(super) fn register(&self, index: usize, part: AddrRange) -> Result<(), Refusal> {
+    /// nobody counts on it, is taken from it: `true` then.
+    pub(super) fn register(&self, index: usize, part: AddrRange) -> Result<bool, Refusal> {
         let channel = self.get(index).ok_or(Refusal::Table(self.slots.len()))?;
         match channel.uffd.register(part) {
             Err(Refusal::Claimed) if self.has_moved_soon() => {
                 self.unregister(part);
-                channel.uffd.register(part)
+                channel.uffd.register(part).map(|()| true)
             }
-            done => done,
+            done => done.map(|()| false),
         }
+    }
+
+    /// Waits until each channel that `could` know of it has passed on what began before this call.
+    /// Called without a lock that the monitor takes. `false`: not in time.
+    ///
+    /// Memory that is new to its channel may have belonged to another one a moment ago. A discard
+    /// that began then is told there, and a look-up asks only where the memory belongs now: before
+    /// it is pinned, the other one must have been quiet once.
+    pub(super) fn settle(&self, could: impl Fn(usize, &Channel) -> bool) -> bool {
+        let until = Instant::now().checked_add(SETTLE);
+        self.iter().enumerate().filter(|(index, channel)| could(*index, channel)).all(|(_, channel)| {
+            while !channel.quiet(true) {
+                if until.is_some_and(|until| Instant::now() >= until) {
+                    return false;
+                }
+                std::thread::sleep(Duration::from_micros(20));
+            }
+            true
+        })
     }
 
     /// Whether `mremap` has carried a watch somewhere. Its caller goes on when the message is read,
@@ -193,7 +219,7 @@ impl Channels {
     }
 
     fn has_moved(&self) -> bool {
-        self.iter().any(|channel| channel.moved.load(Ordering::Relaxed))
+        self.iter().any(Channel::has_moved)
     }
 
     /// Ends the watch of a part, whichever channel it belongs to.

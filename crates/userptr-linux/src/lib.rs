@@ -54,8 +54,13 @@
 //!   backs out.
 //!
 //! A mapping belongs to one userfaultfd, and an object's look-up asks those that its range was
-//! registered with before the pin. What is mapped there later, by a strange `mremap` too, has
+//! registered with before the pin. If the range is new to one of them, every other that could still
+//! tell of it has been quiet once in between: a discard that began while the mapping was another
+//! one's is told there. What is mapped there later, by a strange `mremap` too, has
 //! unmapped the old first, which *they* are told.
+//!
+//! An unmap over memory of several userfaultfds is told by each of them, with its whole range. The
+//! last may revoke what was mapped and pinned there since: a lease is lost, and no page is stale.
 //!
 //! If the lease word is found open after that, it was opened by an acquire that began after *C*,
 //! and its pages are new. And if *C* is *not* visible to the looker, it happens while the lease is

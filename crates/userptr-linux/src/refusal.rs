@@ -45,6 +45,9 @@ pub enum Refusal {
         /// `vm.max_map_count`.
         most: usize,
     },
+    /// Memory is being changed all the time: what began before the watch was not told in time
+    /// (`EAGAIN`). Try again.
+    Changing,
     /// `EAGAIN`: no more threads.
     Threads,
     /// `ENOSPC`: the VFIO container takes no more mappings.
@@ -191,6 +194,9 @@ impl fmt::Display for Refusal {
                 write!(f, "strict mode watches {most} pieces of memory at most: register fewer, larger ranges")
             }
             Self::Size { asked, max } => write!(f, "a table of {asked} entries (EINVAL): ask for 1 to {max}"),
+            Self::Changing => {
+                f.write_str("memory is being changed all the time (EAGAIN): try again, or with fewer threads that unmap")
+            }
             Self::Claimed => {
                 f.write_str("another userfaultfd watches the range (EBUSY): share one Linux per process, or end the watch of the program's own")
             }
@@ -227,6 +233,7 @@ impl From<Refusal> for Error {
             Refusal::LockedMemory(_) => Self::LockedMemory,
             Refusal::Mappings | Refusal::MappingReserve { .. } => Self::Mappings,
             Refusal::Threads => Self::Threads,
+            Refusal::Changing => Self::Again,
             Refusal::Table(_) | Refusal::Regions(_) => Self::Slots,
             Refusal::DmaEntries | Refusal::Iova(_) => Self::Limit,
             #[cfg(feature = "vfio")]

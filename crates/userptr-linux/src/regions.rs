@@ -57,7 +57,17 @@ impl Regions {
     pub(super) fn watch(&self, range: AddrRange) -> Result<WatchKey, Refusal> {
         loop {
             if let Some(done) = self.try_watch(range) {
-                return done;
+                let (key, is_new) = done?;
+                // A channel whose region lies elsewhere has told of nothing else since it has it:
+                // it was quiet when it got it. Not under the lock, which the monitor takes.
+                let could = |index: usize, channel: &Channel| {
+                    channel.has_moved() || self.range(index).is_none_or(|piece| piece.overlaps(range))
+                };
+                if is_new && !self.channels.settle(could) {
+                    self.unwatch(range);
+                    return Err(Refusal::Changing);
+                }
+                return Ok(key);
             }
             // Opened without the lock, then looked at again.
             self.channels.open_one().map_err(|why| match why {
@@ -67,18 +77,24 @@ impl Regions {
         }
     }
 
-    /// `None`: a channel is missing.
-    fn try_watch(&self, range: AddrRange) -> Option<Result<WatchKey, Refusal>> {
+    /// Returns the key, and whether something is new to its channel. `None`: a channel is missing.
+    fn try_watch(&self, range: AddrRange) -> Option<Result<(WatchKey, bool), Refusal>> {
         let mut table = self.table();
-        let free = table.iter().take(self.channels.len()).filter(|region| region.range.is_none()).count();
-        if gaps(&table, range).count() > free {
-            return None;
-        }
+        // A channel that has told all of its last region.
+        let is_free = |(index, region): &(usize, &mut Region)| {
+            region.range.is_none() && self.channels.get(*index).is_some_and(|channel| channel.quiet(true))
+        };
         // New pieces first, without a watcher, so that they can be told from the old ones.
+        let mut is_new = false;
         let mut at = range.start();
         while let Some(gap) = next_gap(&table, at, range) {
-            let slot = table.iter_mut().find(|region| region.range.is_none())?;
+            let Some((_, slot)) = table.iter_mut().enumerate().find(is_free) else {
+                // Nothing is registered yet.
+                table.iter_mut().filter(|region| region.watchers == 0).for_each(|region| region.range = None);
+                return None;
+            };
             *slot = Region { range: Some(gap), watchers: 0 };
+            is_new = true;
             match gap.last().checked_add(1) {
                 Some(next) if next <= range.last() => at = next,
                 _ => break,
@@ -96,24 +112,22 @@ impl Regions {
             }
             only = if piece.contains(range) { WatchKey::new(index.saturating_add(1)) } else { only };
         }
-        Some(registered.map(|()| only.unwrap_or(SEVERAL)))
+        Some(registered.map(|taken_over| (only.unwrap_or(SEVERAL), is_new || taken_over)))
     }
 
     /// As in the default mode: register, see that there is no hole, register again.
-    fn register(&self, table: &[Region], range: AddrRange) -> Result<(), Refusal> {
-        let all = || {
-            table.iter().enumerate().try_for_each(|(index, region)| {
-                match region.range.and_then(|piece| both(piece, range)) {
-                    Some(part) => self.channels.register(index, part),
-                    None => Ok(()),
-                }
+    fn register(&self, table: &[Region], range: AddrRange) -> Result<bool, Refusal> {
+        let all = || -> Result<bool, Refusal> {
+            table.iter().enumerate().try_fold(false, |taken, (index, region)| {
+                let part = region.range.and_then(|piece| both(piece, range));
+                Ok(part.map_or(Ok(false), |part| self.channels.register(index, part))? || taken)
             })
         };
-        all()?;
+        let first = all()?;
         if !is_mapped(range) {
             return Err(Refusal::Unmapped);
         }
-        all()
+        Ok(all()? || first)
     }
 
     /// One watch of the range less.
@@ -169,16 +183,6 @@ fn both(a: AddrRange, b: AddrRange) -> Option<AddrRange> {
     AddrRange::inclusive(a.start().max(b.start()), a.last().min(b.last()))
 }
 
-/// The parts of a range that no region has.
-fn gaps(table: &[Region], range: AddrRange) -> impl Iterator<Item = AddrRange> {
-    let mut at = Some(range.start());
-    core::iter::from_fn(move || {
-        let gap = next_gap(table, at?, range)?;
-        at = gap.last().checked_add(1).filter(|next| *next <= range.last());
-        Some(gap)
-    })
-}
-
 /// The first part of a range, from `at` on, that no region has.
 fn next_gap(table: &[Region], mut at: usize, range: AddrRange) -> Option<AddrRange> {
     let pieces = || table.iter().filter_map(|region| region.range);
@@ -193,6 +197,16 @@ fn next_gap(table: &[Region], mut at: usize, range: AddrRange) -> Option<AddrRan
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The parts of a range that no region has.
+    fn gaps(table: &[Region], range: AddrRange) -> impl Iterator<Item = AddrRange> {
+        let mut at = Some(range.start());
+        core::iter::from_fn(move || {
+            let gap = next_gap(table, at?, range)?;
+            at = gap.last().checked_add(1).filter(|next| *next <= range.last());
+            Some(gap)
+        })
+    }
 
     #[test]
     fn gaps_are_what_no_region_has() {

@@ -52,12 +52,23 @@ impl Shards {
         if parts.iter().any(|part| part.new) {
             self.mappings.check(self.channels.maps())?;
         }
-        if let Err(cause) = self.register(range, &parts) {
-            parts.iter().filter(|part| part.new).for_each(|part| self.channels.unregister(part.range));
-            return Err(cause);
-        }
+        let taken_over = match self.register(range, &parts) {
+            Ok(taken_over) => taken_over,
+            Err(cause) => {
+                parts.iter().filter(|part| part.new).for_each(|part| self.channels.unregister(part.range));
+                return Err(cause);
+            }
+        };
         coverage.add(&parts);
+        drop(coverage);
         let set = parts.iter().fold(0, |set, part| set | bit(part.channel));
+        // What a channel has had all the time is told there. What is new to it may be told
+        // elsewhere, too.
+        let is_new = taken_over || parts.iter().any(|part| part.new);
+        if is_new && !self.channels.settle(|index, _| set & bit(index) == 0) {
+            self.unwatch(range);
+            return Err(Refusal::Changing);
+        }
         WatchKey::new(set).ok_or(Refusal::Errno(libc::EINVAL))
     }
 
@@ -65,14 +76,18 @@ impl Shards {
     ///
     /// Registering passes over holes, and what is mapped into a hole afterwards is not watched. So:
     /// register, see that there is no hole, register what was a hole the first time. From the first
-    /// call on, an unmap of what was mapped then is told.
-    fn register(&self, range: AddrRange, parts: &[Part]) -> Result<(), Refusal> {
-        let all = || parts.iter().try_for_each(|part| self.channels.register(part.channel, part.range));
-        all()?;
+    /// call on, an unmap of what was mapped then is told. Returns whether something was taken from
+    /// another channel.
+    fn register(&self, range: AddrRange, parts: &[Part]) -> Result<bool, Refusal> {
+        let all = || -> Result<bool, Refusal> {
+            let register = |part: &Part| self.channels.register(part.channel, part.range);
+            parts.iter().try_fold(false, |taken, part| Ok(register(part)? || taken))
+        };
+        let first = all()?;
         if !is_mapped(range) {
             return Err(Refusal::Unmapped);
         }
-        all()
+        Ok(all()? || first)
     }
 
     /// One watch of the range less.

@@ -86,7 +86,9 @@ fn s205_random_changes_of_real_memory_and_nothing_stale() {
                     let part = Part { offset, bytes: 8, at: u64::MAX };
                     match Uring::write(&lease, part, &to) {
                         Ok(bytes) => break assert_eq!(bytes, 8),
-                        // The notice of a discard may come late: then nothing was sent.
+                        // An unmap over memory of several userfaultfds is told by each, with its
+                        // whole range: the last may revoke what is new there already. Nothing was
+                        // sent.
                         Err(why) if why.raw_os_error() == Some(libc::ECANCELED) && Instant::now() < end => {
                             assert!(lease.is_revoked(), "cancelled without an invalidation");
                         }

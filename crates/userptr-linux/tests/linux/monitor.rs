@@ -215,3 +215,31 @@ scenario!(
         assert!(share > 0.0, "no look-up at all succeeded");
     }
 );
+
+scenario!(
+    /// A discard is told where its memory was watched, and the memory is watched anew elsewhere
+    /// before that is passed on: it is not pinned before.
+    s118_memory_that_changes_its_userfaultfd_waits_for_the_old_one,
+    60,
+    {
+        let stack = Stack::new(Options { lag: Duration::from_millis(300), ..Options::default() });
+        let [range, first, second] = [0, 1, 2].map(|n| {
+            let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            memory::map_at(memory::ELSEWHERE + (n << 24), PAGE, kind).unwrap()
+        });
+        // Pieces apart from each other have one userfaultfd each: this one is the first's.
+        let _first = stack.space.watch_range(bytes(first)).unwrap();
+        let object = stack.object(range.address, range.bytes);
+        drop(lease(&object));
+        // Returns when its message is read; the monitor sleeps before it passes it on.
+        memory::advise(range, libc::MADV_DONTNEED).unwrap();
+        assert_eq!(stack.space.stats().discards, 0, "passed on already: the monitor did not sleep");
+        drop(object);
+        // Takes the userfaultfd that is free now, so that the range gets another one.
+        let _second = stack.space.watch_range(bytes(second)).unwrap();
+        let object = stack.object(range.address, range.bytes);
+        drop(lease(&object));
+        assert_eq!(stack.space.stats().discards, 1, "pinned before the discard was passed on");
+        assert_eq!(stack.space.stats().descriptors, 3, "the range has its userfaultfd still");
+    }
+);
